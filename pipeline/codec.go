@@ -1,0 +1,211 @@
+package pipeline
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+)
+
+// EventRecord is the record of a new event in the topic `events`, as every source makes it: the value is the event's own
+// bytes, untouched, the key its partition key. The event needs Source, MessageID, ReceivedAt and Raw, and Scan's results.
+func EventRecord(ev *Event) Record {
+	h := make([]Header, 0, 6)
+	h = append(h, Header{HeaderVersion, []byte("1")},
+		Header{HeaderSource, []byte(ev.Source)},
+		Header{HeaderID, []byte(ev.MessageID)},
+		Header{HeaderReceived, strconv.AppendInt(nil, ev.ReceivedAt.UnixMilli(), 10)})
+	if ev.SentAt != "" {
+		h = append(h, Header{HeaderSent, []byte(ev.SentAt)})
+	}
+	if ev.Context != nil {
+		h = append(h, Header{HeaderContext, ev.Context})
+	}
+	return Record{Topic: "events", Partition: -1, Key: []byte(ev.PartitionKey()), Value: ev.Raw, Headers: h}
+}
+
+// ParseEventRecord reads a record of `events` back; Scan has not been called yet. A record that no source of this version
+// wrote is rejected.
+func ParseEventRecord(r *Record, ev *Event) *RejectError {
+	*ev = Event{Raw: r.Value, Partition: r.Partition, Offset: r.Offset, Identifiers: ev.Identifiers[:0]}
+	version := false
+	for i := range r.Headers {
+		v := r.Headers[i].Value
+		switch r.Headers[i].Key {
+		case HeaderVersion:
+			version = string(v) == "1"
+		case HeaderSource:
+			ev.Source = string(v)
+		case HeaderID:
+			ev.MessageID = string(v)
+		case HeaderReceived:
+			ms, err := strconv.ParseInt(string(v), 10, 64)
+			if err != nil || ms < 0 || ms > maxMillis {
+				return Reject("header_received", "the header %s is not a time in Unix milliseconds", HeaderReceived)
+			}
+			ev.ReceivedAt = Millis(ms)
+		case HeaderSent:
+			ev.SentAt = string(v)
+		case HeaderContext:
+			ev.Context = v
+		case HeaderReplay:
+			ev.Replay = string(v)
+		}
+	}
+	switch {
+	case !version:
+		return Reject("header_version", "the header %s is not 1: the record was not written by a source of this version", HeaderVersion)
+	case ev.Source == "" || ev.MessageID == "":
+		return Reject("header_missing", "the record lacks %s or %s", HeaderSource, HeaderID)
+	case ev.ReceivedAt.IsZero():
+		return Reject("header_missing", "the record lacks %s", HeaderReceived)
+	}
+	return nil
+}
+
+// maxMillis is the year 2262, the end of Go's and ClickHouse's nanosecond times.
+const maxMillis = math.MaxInt64 / int64(time.Millisecond)
+
+// Values of the topic `resolved`:
+//
+//	byte 0    format, 1
+//	byte 1    kind, 'e' = event
+//	16 bytes  primary, 16 bytes canonical
+//	uvarint   idv
+//	varint    received_at, time, original_time (0 = none): Unix milliseconds
+//	byte      flags: 1 late, 2 the message id is the sender's own
+//	8 bytes   configuration hash, big endian
+//	uvarint   number of identifiers; each: code byte, string name, string value
+//	strings   source, message id, replay; bytes: batch context (uvarint length, then the bytes)
+//	rest      the event's own bytes
+const (
+	resolvedFormat = 1
+	resolvedEvent  = 'e'
+
+	flagLate  = 1
+	flagOwnID = 2
+)
+
+// AppendResolved appends the value of the event's record in `resolved`. config is Plan.Hash of the task.
+func AppendResolved(dst []byte, ev *Event, config uint64) []byte {
+	dst = append(dst, resolvedFormat, resolvedEvent)
+	dst = append(dst, ev.Primary[:]...)
+	dst = append(dst, ev.Canonical[:]...)
+	dst = binary.AppendUvarint(dst, ev.IDV)
+	dst = binary.AppendVarint(dst, ev.ReceivedAt.UnixMilli())
+	dst = binary.AppendVarint(dst, ev.Time.UnixMilli())
+	original := int64(0)
+	if !ev.OriginalTime.IsZero() {
+		original = ev.OriginalTime.UnixMilli()
+	}
+	dst = binary.AppendVarint(dst, original)
+	var flags byte
+	if ev.Late {
+		flags |= flagLate
+	}
+	if ev.OwnID {
+		flags |= flagOwnID
+	}
+	dst = append(dst, flags)
+	dst = binary.BigEndian.AppendUint64(dst, config)
+	dst = binary.AppendUvarint(dst, uint64(len(ev.Identifiers)))
+	for _, id := range ev.Identifiers {
+		dst = append(dst, id.Type.Code)
+		dst = appendString(dst, id.Type.Name)
+		dst = appendString(dst, id.Value)
+	}
+	dst = appendString(dst, ev.Source)
+	dst = appendString(dst, ev.MessageID)
+	dst = appendString(dst, ev.Replay)
+	dst = appendString(dst, string(ev.Context))
+	return append(dst, ev.Raw...)
+}
+
+// ParseResolved reads a record of `resolved` into ev, Scan included, and returns the configuration hash. The ids of the
+// identifiers are not filled in. A newer format is refused by name.
+func ParseResolved(r *Record, ev *Event) (config uint64, rej *RejectError) {
+	*ev = Event{Partition: r.Partition, Offset: r.Offset, Identifiers: ev.Identifiers[:0]}
+	d := decoder{b: r.Value}
+	if f := d.byte(); f != resolvedFormat {
+		return 0, Reject("resolved_format", "the record has format %d, this build reads format %d: upgrade it", f, resolvedFormat)
+	}
+	if k := d.byte(); k != resolvedEvent {
+		return 0, Reject("resolved_kind", "the record is of kind %d, which this build does not know: upgrade it", k)
+	}
+	copy(ev.Primary[:], d.take(16))
+	copy(ev.Canonical[:], d.take(16))
+	ev.IDV = d.uvarint()
+	ev.ReceivedAt = Millis(d.varint())
+	ev.Time = Millis(d.varint())
+	if ms := d.varint(); ms != 0 {
+		ev.OriginalTime = Millis(ms)
+	}
+	flags := d.byte()
+	ev.Late, ev.OwnID = flags&flagLate != 0, flags&flagOwnID != 0
+	if b := d.take(8); b != nil {
+		config = binary.BigEndian.Uint64(b)
+	}
+	for n := d.uvarint(); n > 0 && d.err == nil; n-- {
+		code := d.byte()
+		ev.Identifiers = append(ev.Identifiers, Identifier{Type: IdentifierType{Code: code, Name: d.string()}, Value: d.string()})
+	}
+	ev.Source, ev.MessageID, ev.Replay = d.string(), d.string(), d.string()
+	if c := d.take(int(min(d.uvarint(), math.MaxInt32))); len(c) > 0 {
+		ev.Context = c
+	}
+	if d.err != nil {
+		return 0, Reject("resolved_truncated", "the record ends in the middle of a field")
+	}
+	ev.Raw = d.b
+	return config, ev.Scan()
+}
+
+func appendString(dst []byte, s string) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
+}
+
+// decoder takes fields off the front of b; after the first error everything is zero.
+type decoder struct {
+	b   []byte
+	err error
+}
+
+func (d *decoder) take(n int) []byte {
+	if d.err != nil || n > len(d.b) {
+		d.err = fmt.Errorf("%d bytes are missing", n-len(d.b))
+		return nil
+	}
+	b := d.b[:n]
+	d.b = d.b[n:]
+	return b
+}
+
+func (d *decoder) byte() byte {
+	if b := d.take(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (d *decoder) string() string { return string(d.take(int(min(d.uvarint(), math.MaxInt32)))) }
+
+func (d *decoder) uvarint() uint64 {
+	v, n := binary.Uvarint(d.b)
+	if n <= 0 || d.err != nil {
+		d.err = fmt.Errorf("a number is cut off")
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) varint() int64 {
+	v, n := binary.Varint(d.b)
+	if n <= 0 || d.err != nil {
+		d.err = fmt.Errorf("a number is cut off")
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}

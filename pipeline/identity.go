@@ -1,0 +1,119 @@
+package pipeline
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"hash"
+	"strings"
+	"sync"
+)
+
+// IdentifierType is a kind of identifier. Its code is the first byte of every id of the type and never changes meaning.
+type IdentifierType struct {
+	Name string
+	Code byte
+}
+
+// Codes of the identifier types that every pipeline knows. Own types are numbered from CodeOwn.
+const (
+	CodeUserID      = 1
+	CodeEmail       = 2
+	CodePhone       = 3
+	CodeAnonymousID = 4
+	CodeOwn         = 16
+	CodeAmbiguous   = 255
+)
+
+// Identifier is one usable identifier of an event.
+type Identifier struct {
+	Type  IdentifierType
+	Value string // normalised
+	ID    ID
+}
+
+// Identities turns values into identifier ids for one pipeline. It is safe for concurrent use.
+type Identities struct {
+	macs sync.Pool // of hash.Hash, keyed
+}
+
+// NewIdentities returns the ids of the pipeline whose identity key is key. Without the key nobody can test a value against
+// a public id, so two pipelines with different keys have different ids for the same person.
+func NewIdentities(key []byte) *Identities {
+	key = append([]byte(nil), key...)
+	return &Identities{macs: sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
+}
+
+// ID is the identifier id of a normalised value: the type code, then HMAC-SHA-256(key, type name ‖ 0 ‖ value), stamped as
+// a UUID of version 8.
+func (i *Identities) ID(t IdentifierType, value string) ID {
+	m := i.macs.Get().(hash.Hash)
+	defer i.macs.Put(m)
+	m.Reset()
+	var buf [128]byte
+	in := append(append(append(buf[:0], t.Name...), 0), value...)
+	m.Write(in)
+	var sum [sha256.Size]byte
+	m.Sum(sum[:0])
+	var id ID
+	id[0] = t.Code
+	copy(id[1:], sum[:])
+	return versioned(id)
+}
+
+// Identify fills ev.Identifiers, strongest first, and ev.Primary from what Scan found. An event whose ids are all unusable
+// keeps the nil primary: it is stored, and has no profile.
+//
+// The anonymous id that server libraries invent beside a user id says nothing about a device, so it is left out.
+func (i *Identities) Identify(ev *Event) {
+	ev.Identifiers = ev.Identifiers[:0]
+	if v := Usable(ev.UserID); v != "" {
+		ev.add(i, IdentifierType{"user_id", CodeUserID}, v)
+	}
+	if v := Usable(ev.AnonymousID); v != "" && !ev.serverSide() {
+		ev.add(i, IdentifierType{"anonymous_id", CodeAnonymousID}, v)
+	}
+	ev.Primary = ID{}
+	if len(ev.Identifiers) > 0 {
+		ev.Primary = ev.Identifiers[0].ID
+	}
+	ev.Canonical = ev.Primary
+}
+
+func (ev *Event) add(i *Identities, t IdentifierType, v string) {
+	ev.Identifiers = append(ev.Identifiers, Identifier{Type: t, Value: v, ID: i.ID(t, v)})
+}
+
+func (ev *Event) serverSide() bool { return ev.Channel == "server" && Usable(ev.UserID) != "" }
+
+// PartitionKey is the key of the event in the topic `events`: all sources use it, so that the events of one device or
+// person meet in one partition. Anonymous id (not beside a user id on a server), else user id, else message id; unusable
+// values are skipped.
+func (ev *Event) PartitionKey() string {
+	if v := Usable(ev.AnonymousID); v != "" && !ev.serverSide() {
+		return v
+	}
+	if v := Usable(ev.UserID); v != "" {
+		return v
+	}
+	return ev.MessageID
+}
+
+// Usable is the value as an identifier: without surrounding space, or "" if it can identify nobody: what programs write
+// when they have no id.
+func Usable(value string) string {
+	v := strings.TrimSpace(value)
+	if v == "" || len(v) > MaxIDBytes || placeholders[strings.ToLower(v)] || strings.Trim(v, "0-") == "" {
+		return ""
+	}
+	return v
+}
+
+// placeholders are values that programs write for "none", in lower case. The list is Segment Unify's suggestions (docs of
+// identity resolution, 2026) and what JavaScript, Java, Python and spreadsheets print. Zeros and dashes alone, the zero
+// UUID among them, are unusable too.
+var placeholders = map[string]bool{
+	"null": true, "nil": true, "none": true, "undefined": true, "nan": true, "n/a": true, "na": true, "#n/a": true,
+	"anonymous": true, "anon": true, "guest": true, "unknown": true, "(null)": true, "[null]": true, "<nil>": true,
+	"not set": true, "(not set)": true, "[object object]": true, "false": true, "true": true, "-1": true, "undefined undefined": true,
+	"00000000-0000-0000-0000-000000000000": true, "ffffffff-ffff-ffff-ffff-ffffffffffff": true,
+}

@@ -1,0 +1,107 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+)
+
+// A kind is a source, stage or sink that the YAML can name. Kinds stand in plain lists (stages.Kinds, …); nothing registers
+// itself. Config is what users write, Deps what the program supplies.
+//
+// Config returns a pointer to a struct with yaml tags, defaults filled in; package config decodes into it, strictly. Build
+// checks what the types cannot say and compiles expressions; it returns every problem, not the first, and touches nothing
+// outside (no file, no network): `millstream lint` runs it.
+
+// StageKind describes a stage.
+type StageKind struct {
+	Name    string // as in the YAML
+	Task    string // TaskResolve or TaskProfile
+	Code    byte   // first byte of its keys in the task's store; never changes
+	Summary string // one line, for help and the reference
+	Config  func() any
+	Build   func(config any, env *Env) (func() Stage, []Problem)
+}
+
+// SourceKind describes a source.
+type SourceKind struct {
+	Name    string
+	Summary string
+	Config  func() any
+	Build   func(name string, config any, env *Env) (func(ctx context.Context, d Deps) (Source, error), []Problem)
+}
+
+// SinkKind describes a sink. Open returns a Sink or a RangeSink.
+type SinkKind struct {
+	Name    string
+	Summary string
+	Topics  []string // what it reads, without the pipeline's prefix
+	Config  func() any
+	Build   func(name string, config any, env *Env) (func(ctx context.Context, d Deps) (any, error), []Problem)
+}
+
+// Deps is what the program supplies when a source or sink is opened. Open may wait for a service until ctx ends; it says
+// so in one log line.
+type Deps struct {
+	Logger *slog.Logger
+	// Data is a folder of its own for this source or sink.
+	Data string
+	// ClickHouse returns the address of the embedded ClickHouse, starting it if needed: http://user:password@host:port.
+	ClickHouse func(ctx context.Context) (string, error)
+	// Say tells the operator one line on standard error, such as "http http://127.0.0.1:8080".
+	Say func(line string)
+}
+
+// Tasks of a pipeline. A sink's task is "sink.<name>".
+const (
+	TaskResolve = "resolve"
+	TaskProfile = "profile"
+)
+
+// Env is what is known about the pipeline while its parts are built, in YAML order: stages before sinks.
+type Env struct {
+	Pipeline   string
+	Identities *Identities
+	Attributes []Attribute // what the stages so far have declared
+	Segments   []string    // what the stage `segment` has declared
+}
+
+// Declare adds an attribute and returns its index.
+func (e *Env) Declare(name string, t AttributeType) (int, error) {
+	for _, a := range e.Attributes {
+		if a.Name == name {
+			return 0, fmt.Errorf("%q is declared twice", name)
+		}
+	}
+	if len(e.Attributes) >= MaxAttributes-1 {
+		return 0, fmt.Errorf("more than %d attributes", MaxAttributes-1)
+	}
+	i := len(e.Attributes)
+	e.Attributes = append(e.Attributes, Attribute{Name: name, Type: t, Index: i})
+	return i, nil
+}
+
+// Attribute finds a declared attribute by name.
+func (e *Env) Attribute(name string) (Attribute, bool) {
+	for _, a := range e.Attributes {
+		if a.Name == name {
+			return a, true
+		}
+	}
+	return Attribute{}, false
+}
+
+// Problem is one thing that is wrong in a configuration.
+type Problem struct {
+	// Path leads from the kind's own config to the value, keys of mappings and numbers of sequences: {"vip"}, {"map",
+	// "user_id"}, {"ids", "0"}. Empty: the config as a whole.
+	Path []string
+	// Column is the place inside a scalar (an expression), counted in characters from 0; 0 also if unknown.
+	Column  int
+	Message string // what is wrong and what to do, one sentence, no secret values
+}
+
+// Problemf makes a Problem.
+func Problemf(path []string, format string, args ...any) Problem {
+	return Problem{Path: path, Message: fmt.Sprintf(format, args...)}
+}

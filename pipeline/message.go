@@ -1,0 +1,109 @@
+package pipeline
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// ID is an identifier id, a profile id or a transition id: a UUID of version 8 (RFC 9562), written in 36 characters.
+type ID = uuid.UUID
+
+// Message types, as receivers and the topic `changes` see them.
+const (
+	ProfileCreated = "profile.created"
+	ProfileUpdated = "profile.updated"
+	SegmentEntered = "segment.entered"
+	SegmentExited  = "segment.exited"
+)
+
+// Message is one entry of the topic `changes`: a Standard Webhooks envelope. Timestamp is the event's processing time
+// (Event.ReceivedAt), so that a replay writes the same bytes.
+type Message struct {
+	ID        ID // constant over replays and retries; the webhook-id
+	Type      string
+	Timestamp time.Time
+	ProfileID ID              // key of the record
+	Data      json.RawMessage // what receivers get
+	Meta      json.RawMessage // what the tables need beyond data, never sent to a receiver; nil: none
+}
+
+// MessageVersion is the `v` of the envelope.
+const MessageVersion = 1
+
+// envelope is the JSON form of a Message.
+type envelope struct {
+	Type      string          `json:"type"`
+	Timestamp time.Time       `json:"timestamp"`
+	V         int             `json:"v"`
+	ID        ID              `json:"id"`
+	Data      json.RawMessage `json:"data"`
+	Meta      json.RawMessage `json:"meta,omitempty"`
+}
+
+// AppendJSON appends the value of the record in `changes`. Data and Meta must be valid JSON; they are copied as they are.
+func (m *Message) AppendJSON(dst []byte) []byte {
+	dst = append(dst, `{"type":"`...)
+	dst = append(dst, m.Type...)
+	dst = append(dst, `","timestamp":"`...)
+	dst = m.Timestamp.UTC().AppendFormat(dst, TimeFormat)
+	dst = append(dst, `","v":1,"id":"`...)
+	dst = appendID(dst, m.ID)
+	dst = append(dst, `","data":`...)
+	dst = append(dst, m.Data...)
+	if m.Meta != nil {
+		dst = append(dst, `,"meta":`...)
+		dst = append(dst, m.Meta...)
+	}
+	return append(dst, '}')
+}
+
+// ParseMessage reads the value of a record in `changes`; key is the record's key. A newer version is refused by name.
+func ParseMessage(key, value []byte) (*Message, error) {
+	var e envelope
+	if err := json.Unmarshal(value, &e); err != nil {
+		return nil, Reject("message_undecodable", "the message is not the JSON of a Millstream message")
+	}
+	if e.V != MessageVersion {
+		return nil, Reject("message_version", "the message has version %d, this build reads version %d: upgrade it", e.V, MessageVersion)
+	}
+	id, err := uuid.ParseBytes(key)
+	if err != nil {
+		return nil, Reject("message_key", "the message's key is not a profile id")
+	}
+	return &Message{ID: e.ID, Type: e.Type, Timestamp: e.Timestamp, ProfileID: id, Data: e.Data, Meta: e.Meta}, nil
+}
+
+// TimeFormat is how times are written in messages: UTC, milliseconds.
+const TimeFormat = "2006-01-02T15:04:05.000Z"
+
+func appendID(dst []byte, id ID) []byte {
+	var b [36]byte
+	copy(b[:], id.String())
+	return append(dst, b[:]...)
+}
+
+// HashID returns the UUID of version 8 that stands for the parts: the same parts give the same id in every process and
+// after every replay. Parts are length-prefixed, so ("a", "bc") and ("ab", "c") differ.
+func HashID(parts ...[]byte) ID {
+	h := sha256.New()
+	var n [4]byte
+	for _, p := range parts {
+		binary.BigEndian.PutUint32(n[:], uint32(len(p)))
+		h.Write(n[:])
+		h.Write(p)
+	}
+	var id ID
+	copy(id[:], h.Sum(nil))
+	return versioned(id)
+}
+
+// versioned stamps version 8 and the RFC variant.
+func versioned(id ID) ID {
+	id[6] = id[6]&0x0f | 0x80
+	id[8] = id[8]&0x3f | 0x80
+	return id
+}

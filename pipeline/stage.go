@@ -1,0 +1,85 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+)
+
+// Stage is one step of a task. The engine calls Process for one event at a time per partition, in order; every partition
+// has its own instance.
+//
+// Process is a pure function of (tx, ev): no clock (now is ev.ReceivedAt, which never goes back within a partition), no
+// randomness, no network, no goroutines. What an instance keeps in memory besides tx is a cache: correct when empty, and
+// allowed to hold more than tx after a rollback, never to hold other values.
+//
+// Each call ends in exactly one of: emit.Event, emit.Drop, or an error. A *RejectError says that the event is bad: every
+// write of that event in the whole task is undone and the event becomes a dead letter; a panic is treated the same, with
+// code "panic". Any other error is tried again three times and then stops the partition, loudly.
+type Stage interface {
+	Process(ctx context.Context, tx Tx, ev *Event, emit Emit) error
+}
+
+// Emit takes what a stage has to say about the event in hand. It is valid only during that call of Process.
+type Emit interface {
+	// Event hands the event to the next stage of the task; after the last one the engine takes it.
+	Event(ev *Event) error
+	// Message adds one message to the topic `changes`. It is dropped if the event is rejected later in the task.
+	Message(m Message)
+	// Drop ends the event on purpose, for a reason that is counted, such as "duplicate". Nothing else may drop an event.
+	Drop(reason string)
+}
+
+// Tx is the private key space of one stage in one partition, inside the running transaction. It is used by one goroutine.
+// Reads see own writes. Keys are at most 1 KiB, values at most 1 MiB.
+type Tx interface {
+	// Get returns the value of a plain key, nil if absent. The bytes are valid until the next call on tx.
+	Get(key []byte) ([]byte, error)
+	// Set writes a plain key; it copies both.
+	Set(key, value []byte)
+	// Delete removes a plain or folded key.
+	Delete(key []byte)
+	// Scan visits the plain keys with that prefix in byte order, own writes included. fn must not write.
+	Scan(prefix []byte, fn func(key, value []byte) error) error
+	// DeleteRange removes the plain keys in [from, to). Only tasks whose changelog is deleted by time have it (resolve).
+	DeleteRange(from, to []byte) error
+
+	// Load returns the decoded value of a folded key, empty() if absent. The object belongs to the store: read it during
+	// this call of Process, never change it.
+	Load(key []byte, empty func() Folded) (Folded, error)
+	// Merge folds one delta into a folded key and returns the object. It is the only way to change a folded value, so that
+	// the object in memory is always what a replay of the log gives.
+	Merge(key []byte, empty func() Folded, delta []byte) (Folded, error)
+}
+
+// Folded is the decoded form of a value that is stored as a full state and deltas: an event costs a delta of some bytes
+// instead of the whole profile.
+type Folded interface {
+	// Fold applies one delta and must not keep its bytes. After an error the value is unusable and is decoded again.
+	Fold(delta []byte) error
+	// Encode appends the full state, format byte first.
+	Encode(dst []byte) []byte
+	// Decode replaces the contents with a full state; a newer format is refused by name.
+	Decode(full []byte) error
+	// Size is the memory that the object takes, in bytes.
+	Size() int
+}
+
+// RejectError says that an event is bad, not the system. The text reaches operators and the table dead_letters: it names
+// the field and the rule, never the customer's value.
+type RejectError struct {
+	Stage  string // set by the engine
+	Code   string // stable word for filters and metrics, snake_case, such as "type_missing"
+	Reason string // one sentence
+}
+
+// Reject returns a *RejectError.
+func Reject(code, format string, args ...any) *RejectError {
+	return &RejectError{Code: code, Reason: fmt.Sprintf(format, args...)}
+}
+
+func (e *RejectError) Error() string {
+	if e.Stage == "" {
+		return e.Code + ": " + e.Reason
+	}
+	return e.Stage + ": " + e.Code + ": " + e.Reason
+}
