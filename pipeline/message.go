@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -59,6 +60,12 @@ func (m *Message) AppendJSON(dst []byte) []byte {
 		dst = append(dst, m.Meta...)
 	}
 	return append(dst, '}')
+}
+
+// Internal tells that the message is for the tables alone and must not reach other receivers: what happens to identifiers,
+// and how memberships travel with a merge.
+func (m *Message) Internal() bool {
+	return strings.HasPrefix(m.Type, "identity.") || m.Type == "segment.carried" || m.Type == "segment.passed"
 }
 
 // ParseMessage reads the value of a record in `changes`; key is the record's key. A newer version is refused by name.
