@@ -1,0 +1,10 @@
+// Package sources lists the kinds of sources that a pipeline can name.
+package sources
+
+import (
+	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/sources/http"
+)
+
+// Kinds are the sources that the YAML knows.
+var Kinds = []pipeline.SourceKind{http.Kind}
