@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"time"
 )
 
 // A kind is a source, stage or sink that the YAML can name. Kinds stand in plain lists (stages.Kinds, …); nothing registers
@@ -27,6 +28,7 @@ type StageKind struct {
 type SourceKind struct {
 	Name    string
 	Summary string
+	Resumes bool // its sources are Resumers
 	Config  func() any
 	Build   func(name string, config any, env *Env) (func(ctx context.Context, d Deps) (Source, error), []Problem)
 }
@@ -64,6 +66,8 @@ type Env struct {
 	Identities *Identities
 	Attributes []Attribute // what the stages so far have declared
 	Segments   []string    // what the stage `segment` has declared
+	// Horizon is how far back the resolve task must remember, set by dedup; the changelog of its state is kept that long.
+	Horizon time.Duration
 }
 
 // Declare adds an attribute and returns its index.

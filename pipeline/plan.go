@@ -15,6 +15,8 @@ type Plan struct {
 	Brokers []string
 	Commit  time.Duration // commit interval of every task, 50 ms unless set
 
+	Horizon time.Duration // Env.Horizon after all stages were built
+
 	Identities *Identities
 	Attributes []Attribute
 	Sources    []SourcePlan
@@ -27,7 +29,9 @@ type Plan struct {
 type SourcePlan struct {
 	Name string
 	Kind string
-	Open func(ctx context.Context, d Deps) (Source, error)
+	// Resumes says that Open returns a Resumer.
+	Resumes bool
+	Open    func(ctx context.Context, d Deps) (Source, error)
 }
 
 // StagePlan is one stage of a task.

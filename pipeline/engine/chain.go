@@ -1,0 +1,104 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+
+	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/pipeline/state"
+)
+
+// chain is the stages of one task for one partition.
+type chain struct {
+	steps []step
+	// out takes what comes out of the last stage.
+	out      func(ev *pipeline.Event) error
+	logger   *slog.Logger
+	counters *Counters
+
+	// Of the event in hand.
+	ctx      context.Context
+	messages []pipeline.Message
+}
+
+// step is one stage of the chain; it is what that stage emits to.
+type step struct {
+	chain *chain
+	at    int
+	kind  string
+	code  byte
+	stage pipeline.Stage
+	tx    pipeline.Tx
+	ended int // how often the stage has passed on or dropped the event in hand
+}
+
+func newChain(plans []pipeline.StagePlan, out func(*pipeline.Event) error, logger *slog.Logger, counters *Counters) *chain {
+	c := &chain{out: out, logger: logger, counters: counters, steps: make([]step, len(plans))}
+	for i, p := range plans {
+		c.steps[i] = step{chain: c, at: i, kind: p.Kind, code: p.Code, stage: p.New()}
+	}
+	return c
+}
+
+// begin gives every stage its key space in the transaction.
+func (c *chain) begin(tx *state.Transaction) {
+	for i := range c.steps {
+		c.steps[i].tx = tx.Stage(c.steps[i].code)
+	}
+}
+
+// process takes one event through the stages. A *pipeline.RejectError names the stage that refused it; the caller undoes
+// what the event wrote.
+func (c *chain) process(ctx context.Context, ev *pipeline.Event) error {
+	c.ctx, c.messages = ctx, c.messages[:0]
+	return c.enter(ctx, 0, ev)
+}
+
+func (c *chain) enter(ctx context.Context, at int, ev *pipeline.Event) error {
+	if at == len(c.steps) {
+		return c.out(ev)
+	}
+	s := &c.steps[at]
+	s.ended = 0
+	if err := s.run(ctx, ev); err != nil {
+		return err
+	}
+	if s.ended != 1 {
+		return fmt.Errorf("stage %s ended an event %d times instead of once", s.kind, s.ended)
+	}
+	return nil
+}
+
+// run calls the stage; its panics are rejections.
+func (s *step) run(ctx context.Context, ev *pipeline.Event) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			// The value may hold a customer's data; the stack holds only code and addresses.
+			s.chain.logger.Error("stage panicked; the event is a dead letter", "stage", s.kind, "partition", ev.Partition, "offset", ev.Offset, "stack", string(debug.Stack()))
+			err = pipeline.Reject("panic", "the stage panicked on this event")
+		}
+		var r *pipeline.RejectError
+		if errors.As(err, &r) && r.Stage == "" {
+			r.Stage = s.kind
+		}
+	}()
+	return s.stage.Process(ctx, s.tx, ev, s)
+}
+
+// Event hands the event to the next stage.
+func (s *step) Event(ev *pipeline.Event) error {
+	s.ended++
+	return s.chain.enter(s.chain.ctx, s.at+1, ev)
+}
+
+// Message keeps a message until the event is through.
+func (s *step) Message(m pipeline.Message) { s.chain.messages = append(s.chain.messages, m) }
+
+// Drop ends the event.
+func (s *step) Drop(reason string) {
+	s.ended++
+	s.chain.counters.drop(s.kind, reason)
+}

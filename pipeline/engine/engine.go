@@ -1,0 +1,222 @@
+// Package engine runs a pipeline.Plan: it shares the partitions of each task's input between processes, restores their
+// state, takes batches through the stages or to the sinks, and makes state, outputs and positions durable together.
+//
+// One idea per file:
+//
+//	engine.go      Run: topics, sources, tasks, and how they stop
+//	settings.go    operation 0 of the link log: what was fixed at the first start
+//	worker.go      one partition of one task: batch by batch, exactly once
+//	position.go    what a commit says about where it stands
+//	restore.go     from an assignment to a worker's first batch
+//	chain.go       one event through the stages of a task
+//	resolve.go     the task that turns events into resolved events
+//	profile.go     the task that turns resolved events into changes
+//	sinktask.go    a task that hands changes to a Sink
+//	park.go        records that a sink could not deliver yet
+//	rangesink.go   a task whose sink stores ranges exactly once by itself
+//	sources.go     from sources to the topic `events`
+//	counters.go    what went in, out, aside
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/pipeline/broker"
+	"github.com/millstream-io/millstream/pipeline/state"
+)
+
+// Options is what the program supplies to Run.
+type Options struct {
+	Cluster *broker.Cluster // connected
+	Data    string          // folder for the state; it may be lost, and is rebuilt from Kafka
+	Logger  *slog.Logger
+	// ClickHouse and Say are handed to sources and sinks, see pipeline.Deps.
+	ClickHouse func(ctx context.Context) (string, error)
+	Say        func(line string)
+	// Middleware wraps every task's handler, whose messages carry batches (pipeline.BatchOf). It must return the handler's
+	// error.
+	Middleware []message.HandlerMiddleware
+	// Grace bounds how long a batch in work may take to be committed after ctx ends or its partition is revoked; 0 is 10 s.
+	Grace time.Duration
+	// Step, if set, is called with a name between every two steps that a crash could separate. Tests kill the process there.
+	Step     func(name string)
+	Counters *Counters // nil: not counted
+}
+
+// Retentions of the topics, see docs/reference/topics.md.
+const (
+	week        = 7 * 24 * time.Hour
+	deadLetters = 30 * 24 * time.Hour
+	forever     = -time.Millisecond
+	// tombstones is how long Kafka keeps a delete marker in a compacted topic. A local store that is older may have missed
+	// one, so it is rebuilt.
+	tombstones = 24 * time.Hour
+)
+
+// engine is one running plan.
+type engine struct {
+	Options
+	plan     *pipeline.Plan
+	producer *broker.Producer
+
+	// failed takes the first error that ends the run.
+	failed chan error
+}
+
+// Run runs the plan until ctx ends, then lets sources finish what they have accepted and workers commit what they have in
+// hand, and returns nil; nothing is left running. It returns an error for what no retry can mend: another topology than at
+// the first start, a position that was reset by hand, another process with the same instance id.
+//
+// Brokers and sinks that are away are waited for.
+func Run(ctx context.Context, plan *pipeline.Plan, o Options) error {
+	if o.Grace == 0 {
+		o.Grace = 10 * time.Second
+	}
+	if o.Step == nil {
+		o.Step = func(string) {}
+	}
+	if o.Say == nil {
+		o.Say = func(string) {}
+	}
+	if o.Counters == nil {
+		o.Counters = &Counters{}
+	}
+	e := &engine{Options: o, plan: plan, failed: make(chan error, 1)}
+	if err := e.prepare(ctx); err != nil {
+		return errors.Join(err, e.release())
+	}
+	err := e.run(ctx)
+	return errors.Join(err, e.release())
+}
+
+// prepare creates the topics, settles the settings and opens the producer of the sources.
+func (e *engine) prepare(ctx context.Context) error {
+	if err := e.Cluster.EnsureTopics(ctx, e.topics()); err != nil {
+		return fmt.Errorf("create topics of pipeline %s: %w", e.plan.Name, err)
+	}
+	p, err := e.Cluster.OpenProducer()
+	if err != nil {
+		return fmt.Errorf("open the producer of the sources: %w", err)
+	}
+	e.producer = p
+	return e.settle(ctx)
+}
+
+func (e *engine) release() error {
+	if e.producer != nil {
+		return e.producer.Close()
+	}
+	return nil
+}
+
+// topics lists every topic of the plan.
+func (e *engine) topics() []broker.Topic {
+	n := e.plan.Partitions
+	deleted := func(name string, keep time.Duration) broker.Topic {
+		return broker.Topic{Name: e.topic(name), Partitions: n, Config: map[string]string{"cleanup.policy": "delete", "retention.ms": fmt.Sprint(keep.Milliseconds())}}
+	}
+	compacted := func(name string) broker.Topic {
+		return broker.Topic{Name: e.topic(name), Partitions: n, Config: map[string]string{"cleanup.policy": "compact", "delete.retention.ms": fmt.Sprint(tombstones.Milliseconds())}}
+	}
+	ts := []broker.Topic{
+		deleted("events", week), deleted("resolved", week), deleted("changes", week), deleted("deliveries", week),
+		deleted("dead_letters", deadLetters), deleted("state.resolve", e.plan.Horizon+week), compacted("state.profile"),
+	}
+	links := deleted("links", forever)
+	links.Partitions = 1
+	ts = append(ts, links)
+	for _, s := range e.plan.Sinks {
+		ts = append(ts, compacted("state.sink."+s.Name))
+	}
+	return ts
+}
+
+// topic is the full name of a topic.
+func (e *engine) topic(name string) string { return pipeline.TopicName(e.plan.Name, name) }
+
+// short is a full topic name without the pipeline's prefix.
+func (e *engine) short(topic string) string { return strings.TrimPrefix(topic, e.plan.Name+".") }
+
+// run starts the tasks, then the sources, and stops them in the other order.
+func (e *engine) run(ctx context.Context) error {
+	tasks, stopTasks := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopTasks()
+	var running sync.WaitGroup
+	start := func(what string, f func(context.Context) error) {
+		running.Go(func() {
+			if err := f(tasks); err != nil && tasks.Err() == nil {
+				e.fail(fmt.Errorf("%s: %w", what, err))
+			}
+		})
+	}
+	start("resolve", e.runResolve)
+	start("profile", e.runProfile)
+	for i := range e.plan.Sinks {
+		s := &e.plan.Sinks[i]
+		start("sink "+s.Name, func(ctx context.Context) error { return e.runSink(ctx, s) })
+	}
+
+	sources, stopSources := context.WithCancel(ctx)
+	defer stopSources()
+	var feeding sync.WaitGroup
+	for i := range e.plan.Sources {
+		s := &e.plan.Sources[i]
+		feeding.Go(func() {
+			if err := e.runSource(sources, s); err != nil && sources.Err() == nil {
+				e.fail(fmt.Errorf("source %s: %w", s.Name, err))
+			}
+		})
+	}
+
+	var err error
+	select {
+	case <-ctx.Done():
+		e.Logger.Info("draining", "grace", e.Grace)
+	case err = <-e.failed:
+	}
+	stopSources()
+	feeding.Wait()
+	stopTasks()
+	running.Wait()
+	return err
+}
+
+// fail ends the run with err, if it is the first.
+func (e *engine) fail(err error) {
+	select {
+	case e.failed <- err:
+	default:
+		e.Logger.Error("while stopping", "error", err)
+	}
+}
+
+// openStore opens the store of a task.
+func (e *engine) openStore(task string, r state.Retention) (*state.Store, error) {
+	s, err := state.Open(filepath.Join(e.Data, "state", task), state.Options{Retention: r, Logger: e.Logger})
+	if err != nil {
+		return nil, fmt.Errorf("open the state of task %s: %w", task, err)
+	}
+	return s, nil
+}
+
+// wait sleeps for d or until ctx ends.
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}

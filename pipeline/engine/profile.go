@@ -1,0 +1,161 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/pipeline/state"
+)
+
+// runProfile runs the task that turns the records of `resolved` into profiles and the messages of `changes`.
+func (e *engine) runProfile(ctx context.Context) error {
+	store, err := e.openStore(pipeline.TaskProfile, state.Compacted)
+	if err != nil {
+		return err
+	}
+	t := &task{name: pipeline.TaskProfile, input: e.topic("resolved"), store: store, compacted: true, reader: e.stageReader(),
+		newJob: func(int32) job { return newProfileJob(e) }}
+	return errors.Join(e.runTask(ctx, t), store.Close())
+}
+
+// profileJob takes resolved events through the stages of the profile task. Stages speak per event; of a profile that
+// changed several times in one transaction only the last state is told, in one profile.updated.
+type profileJob struct {
+	*engine
+	chain *chain
+	work  *work
+	ev    pipeline.Event // reused
+
+	updates map[pipeline.ID]*update
+	order   []pipeline.ID // of updates, by first change
+	undone  bool          // an event was rolled back: profiles seen before it may be gone
+}
+
+// update is what is still to be told of a profile in this transaction.
+type update struct {
+	profile *pipeline.Profile
+	created bool
+	changed []string // without repeats
+}
+
+func newProfileJob(e *engine) *profileJob {
+	j := &profileJob{engine: e, updates: map[pipeline.ID]*update{}}
+	j.chain = newChain(e.plan.Profile, func(*pipeline.Event) error { return nil }, e.Logger, e.Counters)
+	return j
+}
+
+func (j *profileJob) due() time.Time { return time.Time{} }
+
+func (j *profileJob) process(ctx context.Context, w *work) error {
+	j.work = w
+	clear(j.updates)
+	j.order, j.undone = j.order[:0], false
+	j.chain.begin(w.tx)
+	for i := range w.batch.Records {
+		r := &w.batch.Records[i]
+		w.tx.Savepoint()
+		err := errors.Join(j.one(ctx, r), w.tx.Err())
+		if err == nil {
+			j.tell(j.chain.messages)
+			j.note(&j.ev)
+			continue
+		}
+		var rej *pipeline.RejectError
+		if !errors.As(err, &rej) {
+			return err
+		}
+		w.tx.RollbackToSavepoint()
+		j.undone = true
+		w.out = append(w.out, j.refuse("resolved", r, rej, &j.ev, w.now))
+	}
+	if j.undone {
+		if err := j.lookAgain(ctx); err != nil {
+			return err
+		}
+	}
+	return j.tellUpdates()
+}
+
+func (j *profileJob) one(ctx context.Context, r *pipeline.Record) error {
+	if _, rej := pipeline.ParseResolved(r, &j.ev); rej != nil {
+		rej.Stage = pipeline.TaskProfile
+		return rej
+	}
+	j.work.now = max(j.work.now, j.ev.ReceivedAt.UnixMilli())
+	j.ev.ReceivedAt = pipeline.Millis(j.work.now)
+	return j.chain.process(ctx, &j.ev)
+}
+
+// note keeps what an event that is through has changed.
+func (j *profileJob) note(ev *pipeline.Event) {
+	p := ev.Profile
+	if p == nil {
+		return
+	}
+	u := j.updates[p.ID]
+	if u == nil {
+		if len(ev.Changed) == 0 && !p.Created {
+			return
+		}
+		u = &update{}
+		j.updates[p.ID] = u
+		j.order = append(j.order, p.ID)
+	}
+	u.profile = p
+	u.created = u.created || p.Created
+	for _, name := range ev.Changed {
+		if !slices.Contains(u.changed, name) {
+			u.changed = append(u.changed, name)
+		}
+	}
+}
+
+// tell produces the messages of one event.
+func (j *profileJob) tell(messages []pipeline.Message) {
+	for i := range messages {
+		m := &messages[i]
+		j.work.out = append(j.work.out, pipeline.Record{Topic: "changes", Partition: -1, Key: []byte(m.ProfileID.String()), Value: m.AppendJSON(nil)})
+	}
+}
+
+// lookAgain evaluates the changed profiles once more after a rollback, which made the objects that were noted invalid.
+// Nothing changes by it: it only finds the live objects.
+func (j *profileJob) lookAgain(ctx context.Context) error {
+	for _, id := range j.order {
+		j.ev = pipeline.Event{Type: pipeline.TypeEvaluate, Primary: id, Canonical: id, ReceivedAt: pipeline.Millis(j.work.now), Time: pipeline.Millis(j.work.now)}
+		if err := j.chain.process(ctx, &j.ev); err != nil {
+			return fmt.Errorf("evaluate a profile again: %v", err) // not a rejection: no event is to blame
+		}
+		j.note(&j.ev)
+	}
+	return nil
+}
+
+// tellUpdates produces one profile.created or profile.updated for each profile that changed.
+func (j *profileJob) tellUpdates() error {
+	for _, id := range j.order {
+		u := j.updates[id]
+		slices.Sort(u.changed)
+		changed, err := json.Marshal(u.changed)
+		if err != nil {
+			return fmt.Errorf("encode the names that changed: %w", err)
+		}
+		m := pipeline.Message{Type: pipeline.ProfileUpdated, Timestamp: pipeline.Millis(j.work.now), ProfileID: id}
+		if u.created {
+			m.Type = pipeline.ProfileCreated
+		}
+		sequence := strconv.AppendUint(nil, pipeline.Sequence(u.profile.Turn, u.profile.Version), 10)
+		m.ID = pipeline.HashID([]byte("profile.updated"), id[:], sequence)
+		m.Data = append(u.profile.AppendJSON([]byte(`{"profile":`)), `,"changed":`...)
+		m.Data = append(append(m.Data, changed...), '}')
+		m.Meta = append(append([]byte(`{"version":`), sequence...), '}')
+		j.work.out = append(j.work.out, pipeline.Record{Topic: "changes", Partition: -1, Key: []byte(id.String()), Value: m.AppendJSON(nil)})
+	}
+	return nil
+}

@@ -1,0 +1,109 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/pipeline/broker"
+	"github.com/millstream-io/millstream/pipeline/state"
+)
+
+// Limits of one transaction of a stage task. An interval that brings more is several transactions.
+const (
+	batchBytes   = 4 << 20
+	batchRecords = 20_000
+)
+
+// runResolve runs the task that turns the records of `events` into those of `resolved`: clean, unique, with the profile
+// they belong to.
+func (e *engine) runResolve(ctx context.Context) error {
+	store, err := e.openStore(pipeline.TaskResolve, state.DeletedByTime)
+	if err != nil {
+		return err
+	}
+	t := &task{name: pipeline.TaskResolve, input: e.topic("events"), store: store, reader: e.stageReader(),
+		newJob: func(int32) job { return newResolveJob(e) }, assigned: e.runResumers}
+	return errors.Join(e.runTask(ctx, t), store.Close())
+}
+
+func (e *engine) stageReader() broker.SubscriberConfig {
+	return broker.SubscriberConfig{MaxBytes: batchBytes, MaxRecords: batchRecords, Interval: e.plan.Commit, Idle: time.Second}
+}
+
+// resolveJob takes events through the stages of the resolve task.
+type resolveJob struct {
+	*engine
+	chain *chain
+	work  *work
+	ev    pipeline.Event // reused
+}
+
+func newResolveJob(e *engine) *resolveJob {
+	j := &resolveJob{engine: e}
+	j.chain = newChain(e.plan.Resolve, j.out, e.Logger, e.Counters)
+	return j
+}
+
+func (j *resolveJob) due() time.Time { return time.Time{} }
+
+func (j *resolveJob) process(ctx context.Context, w *work) error {
+	j.work = w
+	j.chain.begin(w.tx)
+	for i := range w.batch.Records {
+		r := &w.batch.Records[i]
+		mark := len(w.out)
+		w.tx.Savepoint()
+		err := errors.Join(j.one(ctx, r), w.tx.Err())
+		if err == nil {
+			continue
+		}
+		var rej *pipeline.RejectError
+		if !errors.As(err, &rej) {
+			return err
+		}
+		w.tx.RollbackToSavepoint()
+		w.out = append(w.out[:mark], j.refuse("events", r, rej, &j.ev, w.now))
+	}
+	return nil
+}
+
+// one takes one record of `events` through the stages.
+func (j *resolveJob) one(ctx context.Context, r *pipeline.Record) error {
+	if rej := pipeline.ParseEventRecord(r, &j.ev); rej != nil {
+		rej.Stage = pipeline.TaskResolve
+		return rej
+	}
+	j.work.now = max(j.work.now, j.ev.ReceivedAt.UnixMilli())
+	j.ev.ReceivedAt = pipeline.Millis(j.work.now)
+	return j.chain.process(ctx, &j.ev)
+}
+
+// out takes an event after the last stage. Events of nobody are spread by their message id.
+func (j *resolveJob) out(ev *pipeline.Event) error {
+	key := ev.MessageID
+	if ev.Canonical != (pipeline.ID{}) {
+		key = ev.Canonical.String()
+	}
+	value := pipeline.AppendResolved(make([]byte, 0, len(ev.Raw)+256), ev, j.plan.Hash)
+	j.work.out = append(j.work.out, pipeline.Record{Topic: "resolved", Partition: -1, Key: []byte(key), Value: value})
+	return nil
+}
+
+// refuse makes the dead letter of a record. ev is what is known of it.
+func (e *engine) refuse(topic string, r *pipeline.Record, rej *pipeline.RejectError, ev *pipeline.Event, now int64) pipeline.Record {
+	e.Counters.dead(rej.Stage, rej.Code)
+	var ids []pipeline.ID
+	if ev != nil {
+		for _, id := range ev.Identifiers {
+			if id.ID != (pipeline.ID{}) {
+				ids = append(ids, id.ID)
+			}
+		}
+		if len(ids) == 0 && ev.Primary != (pipeline.ID{}) {
+			ids = append(ids, ev.Primary)
+		}
+	}
+	return pipeline.NewDeadLetter(topic, r, rej, e.plan.Hash, ids, pipeline.Millis(now)).AsRecord()
+}
