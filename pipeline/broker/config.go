@@ -1,0 +1,197 @@
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"time"
+
+	"github.com/IBM/sarama"
+)
+
+// Limits that Config's zero values stand for.
+const (
+	DefaultSessionTimeout     = 10 * time.Second
+	DefaultTransactionTimeout = 10 * time.Second
+	DefaultOutage             = 30 * time.Second
+	DefaultMaxRecordBytes     = 1 << 20
+	DefaultInFlightBytes      = 32 << 20
+)
+
+// Config says how to reach Kafka. Zero values stand for the defaults named at each field.
+type Config struct {
+	// Brokers are host:port addresses of the cluster; one that answers is enough.
+	Brokers []string
+	// ClientID appears in the broker's logs and quotas. Default "millstream".
+	ClientID string
+	// InstanceID is the static membership id of this process in its groups (KIP-345): letters, digits, '.', '_' and '-', at
+	// most 249. It must outlive restarts and be unique among live processes. Empty: dynamic membership.
+	InstanceID string
+	// Logger gets few lines: waiting for the broker, trouble that lasts, errors of the membership. Default slog.Default().
+	Logger *slog.Logger
+	// SessionTimeout is how long the group waits for a silent member before it gives its partitions away. Default 10 s.
+	SessionTimeout time.Duration
+	// TransactionTimeout is how long a dead worker's open transaction may hold back readers if nobody takes its partition
+	// over; the broker adds up to 10 s. Default 10 s, at most 15 min.
+	TransactionTimeout time.Duration
+	// Outage is how long Produce keeps a record while no broker takes it. Default 30 s.
+	Outage time.Duration
+	// MaxRecordBytes is the largest record that is sent; the topic's max.message.bytes must allow it. Default 1 MiB.
+	MaxRecordBytes int
+	// InFlightBytes bounds what one producer holds that the broker has not acknowledged; Send and Produce wait above it.
+	// One record is always let through. Default 32 MiB.
+	InFlightBytes int
+	// Compression of produced batches: "" or "none", "snappy", "lz4", "zstd", "gzip".
+	Compression string
+	// TLS encrypts the connections if it is set.
+	TLS *tls.Config
+	// Username and Password log in with SASL/PLAIN if a user is given.
+	Username, Password string
+}
+
+func (c Config) withDefaults() Config {
+	if c.ClientID == "" {
+		c.ClientID = "millstream"
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	setDuration(&c.SessionTimeout, DefaultSessionTimeout)
+	setDuration(&c.TransactionTimeout, DefaultTransactionTimeout)
+	setDuration(&c.Outage, DefaultOutage)
+	if c.MaxRecordBytes <= 0 {
+		c.MaxRecordBytes = DefaultMaxRecordBytes
+	}
+	if c.InFlightBytes <= 0 {
+		c.InFlightBytes = DefaultInFlightBytes
+	}
+	return c
+}
+
+func setDuration(d *time.Duration, def time.Duration) {
+	if *d <= 0 {
+		*d = def
+	}
+}
+
+var instanceID = regexp.MustCompile(`^[0-9A-Za-z._-]{1,249}$`)
+
+var codecs = map[string]sarama.CompressionCodec{
+	"": sarama.CompressionNone, "none": sarama.CompressionNone, "snappy": sarama.CompressionSnappy,
+	"lz4": sarama.CompressionLZ4, "zstd": sarama.CompressionZSTD, "gzip": sarama.CompressionGZIP,
+}
+
+func (c Config) validate() error {
+	var errs []error
+	if len(c.Brokers) == 0 {
+		errs = append(errs, errors.New("no broker address"))
+	}
+	if c.InstanceID != "" && !instanceID.MatchString(c.InstanceID) {
+		errs = append(errs, fmt.Errorf("instance id %q: want 1 to 249 of letters, digits, '.', '_', '-'", c.InstanceID))
+	}
+	if c.TransactionTimeout > 15*time.Minute {
+		errs = append(errs, fmt.Errorf("transaction timeout %v: brokers refuse more than 15m", c.TransactionTimeout))
+	}
+	if _, ok := codecs[c.Compression]; !ok {
+		errs = append(errs, fmt.Errorf("compression %q: want none, snappy, lz4, zstd or gzip", c.Compression))
+	}
+	return errors.Join(errs...)
+}
+
+// client is the base of every connection. Version 2.8 is the oldest that carries all that is used: stable offset fetches,
+// member fencing of transactional commits (KIP-447), static membership.
+func (c Config) client() *sarama.Config {
+	s := sarama.NewConfig()
+	s.Version = sarama.V2_8_0_0
+	s.ClientID = c.ClientID
+	s.Metadata.Retry.Max, s.Metadata.Retry.Backoff = 10, 100*time.Millisecond
+	s.Metadata.AllowAutoTopicCreation = false
+	s.Net.DialTimeout, s.Net.ReadTimeout, s.Net.WriteTimeout = 5*time.Second, 10*time.Second, 10*time.Second
+	s.Consumer.IsolationLevel = sarama.ReadCommitted
+	if c.TLS != nil {
+		s.Net.TLS.Enable, s.Net.TLS.Config = true, c.TLS
+	}
+	if c.Username != "" {
+		s.Net.SASL.Enable, s.Net.SASL.Mechanism = true, sarama.SASLTypePlaintext
+		s.Net.SASL.User, s.Net.SASL.Password = c.Username, c.Password
+	}
+	return s
+}
+
+// admin is used for short requests with retries of our own around them, so the library should not wait long by itself.
+func (c Config) admin() *sarama.Config {
+	s := c.client()
+	s.Metadata.Retry.Max = 1
+	return s
+}
+
+func (c Config) membership() *sarama.Config {
+	s := c.client()
+	s.ChannelBufferSize = 1                                // records are thrown away
+	s.Consumer.IsolationLevel = sarama.ReadUncommitted     // else the library's own offset fetch waits for open transactions
+	s.Consumer.Offsets.Initial = sarama.OffsetOldest       // unused, but the newest would race with deletions
+	s.Consumer.Offsets.AutoCommit.Enable = false           // commits are ours
+	s.Consumer.Return.Errors = true                        // to the log
+	s.Consumer.Fetch.Default = 1 << 10                     // what arrives before the claim is paused
+	s.Consumer.Group.InstanceId = c.InstanceID             //
+	s.Consumer.Group.Session.Timeout = c.SessionTimeout    //
+	s.Consumer.Group.Heartbeat.Interval = heartbeat        // a partition that moves stands still for about one interval
+	s.Consumer.Group.Rebalance.Timeout = RebalanceTimeout  //
+	s.Net.ReadTimeout = RebalanceTimeout + 10*time.Second  // the broker holds JoinGroup for up to the rebalance timeout
+	s.Consumer.Group.Rebalance.Retry.Max = 10              //
+	s.Consumer.Group.Rebalance.Retry.Backoff = time.Second // with the ten above: longer than an election
+	s.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{sarama.NewBalanceStrategyCooperativeSticky()}
+	return s
+}
+
+func (c Config) producer() *sarama.Config {
+	s := c.client()
+	s.ChannelBufferSize = 1024
+	s.Producer.RequiredAcks = sarama.WaitForAll
+	s.Producer.Return.Successes, s.Producer.Return.Errors = true, true
+	s.Producer.Idempotent, s.Net.MaxOpenRequests = true, 1 // the library numbers records in order only with one open request
+	s.Producer.Partitioner = newPartitioner
+	s.Producer.MaxMessageBytes = c.MaxRecordBytes
+	s.Producer.Compression = codecs[c.Compression]
+	s.Producer.Retry.Max, s.Producer.Retry.Backoff = 10, 100*time.Millisecond
+	return s
+}
+
+func (c Config) transactions(id string) *sarama.Config {
+	s := c.producer()
+	s.Producer.Transaction.ID = id
+	s.Producer.Transaction.Timeout = c.TransactionTimeout
+	// The coordinator answers "concurrent transactions" for some milliseconds after each commit: ask again soon.
+	s.Producer.Transaction.Retry.Max, s.Producer.Transaction.Retry.Backoff = 500, 10*time.Millisecond
+	return s
+}
+
+// source rides out an outage: what ends the library's retries is the number of metadata retries, not of produce retries.
+func (c Config) source() *sarama.Config {
+	s := c.producer()
+	s.Metadata.Retry.Backoff = 100 * time.Millisecond
+	s.Metadata.Retry.Max = int(c.Outage / s.Metadata.Retry.Backoff)
+	s.Producer.Retry.Max = s.Metadata.Retry.Max
+	return s
+}
+
+func (c Config) fetch() *sarama.Config {
+	s := c.client()
+	s.Net.MaxOpenRequests = 1
+	return s
+}
+
+// sleep waits for d or the end of ctx, whose cause it then returns.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}

@@ -1,0 +1,118 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/IBM/sarama"
+)
+
+// Topic is a topic that must exist.
+type Topic struct {
+	Name       string
+	Partitions int32
+	// Config holds the topic's settings by Kafka's names (retention.ms, cleanup.policy, …). They are given when the topic is
+	// made; a topic that exists keeps what it has. Replication is the broker's default.
+	Config map[string]string
+}
+
+// EnsureTopics creates what is missing and waits until every partition answers, so that the next request does not meet a
+// leader that is not there yet. A topic with another number of partitions is a *PartitionCountError; all of them are
+// reported at once. It may be called by many starting processes at the same time, and again.
+func (c *Cluster) EnsureTopics(ctx context.Context, topics []Topic) error {
+	have, err := c.partitionCounts(ctx)
+	if err != nil {
+		return fmt.Errorf("list topics: %w", err)
+	}
+	var errs []error
+	for _, t := range topics {
+		if n, ok := have[t.Name]; ok && n != t.Partitions {
+			errs = append(errs, &PartitionCountError{t.Name, n, t.Partitions})
+		}
+	}
+	if len(errs) > 0 { // before anything is created
+		return errors.Join(errs...)
+	}
+	for _, t := range topics {
+		if _, ok := have[t.Name]; !ok {
+			if err := c.createTopic(ctx, t); err != nil {
+				return fmt.Errorf("create topic %s: %w", t.Name, err)
+			}
+		}
+		if err := c.awaitTopic(ctx, t); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Cluster) partitionCounts(ctx context.Context) (map[string]int32, error) {
+	have := map[string]int32{}
+	err := c.retry(ctx, "listing topics", func() error {
+		clear(have)
+		if err := c.client.RefreshMetadata(); err != nil {
+			return err
+		}
+		names, err := c.client.Topics()
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			parts, err := c.client.Partitions(name)
+			if errors.Is(err, sarama.ErrUnknownTopicOrPartition) {
+				continue // deleted in between
+			}
+			if err != nil {
+				return err
+			}
+			have[name] = int32(len(parts))
+		}
+		return nil
+	})
+	return have, err
+}
+
+func (c *Cluster) createTopic(ctx context.Context, t Topic) error {
+	config := map[string]*string{}
+	for k, v := range t.Config {
+		config[k] = &v
+	}
+	detail := &sarama.TopicDetail{NumPartitions: t.Partitions, ReplicationFactor: -1, ConfigEntries: config}
+	return c.retry(ctx, "creating topic "+t.Name, func() error {
+		admin, err := sarama.NewClusterAdminFromClient(c.client)
+		if err != nil {
+			return err
+		}
+		err = admin.CreateTopic(t.Name, detail, false)
+		if errors.Is(err, sarama.ErrTopicAlreadyExists) { // by another starter, or by our own request whose answer was lost
+			return nil
+		}
+		return err
+	})
+}
+
+// awaitTopic checks the number of partitions and waits until each leader answers.
+func (c *Cluster) awaitTopic(ctx context.Context, t Topic) error {
+	err := c.retry(ctx, "waiting for topic "+t.Name, func() error {
+		if err := c.client.RefreshMetadata(t.Name); err != nil {
+			return err
+		}
+		parts, err := c.client.Partitions(t.Name)
+		if err != nil {
+			return err
+		}
+		if len(parts) == 0 {
+			return sarama.ErrUnknownTopicOrPartition
+		}
+		if n := int32(len(parts)); n != t.Partitions {
+			return &PartitionCountError{t.Name, n, t.Partitions}
+		}
+		_, err = c.listOffsets(t.Name, parts, sarama.OffsetOldest, sarama.ReadUncommitted)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("wait for topic %s: %w", t.Name, err)
+	}
+	return nil
+}
