@@ -8,16 +8,15 @@ import (
 	"runtime/debug"
 
 	"github.com/millstream-io/millstream/pipeline"
-	"github.com/millstream-io/millstream/pipeline/state"
 )
 
 // chain is the stages of one task for one partition.
 type chain struct {
 	steps []step
 	// out takes what comes out of the last stage.
-	out      func(ev *pipeline.Event) error
-	logger   *slog.Logger
-	counters *Counters
+	out    func(ev *pipeline.Event) error
+	logger *slog.Logger
+	work   *work // the running transaction
 
 	// Of the event in hand.
 	ctx      context.Context
@@ -35,8 +34,8 @@ type step struct {
 	ended int // how often the stage has passed on or dropped the event in hand
 }
 
-func newChain(plans []pipeline.StagePlan, out func(*pipeline.Event) error, logger *slog.Logger, counters *Counters) *chain {
-	c := &chain{out: out, logger: logger, counters: counters, steps: make([]step, len(plans))}
+func newChain(plans []pipeline.StagePlan, out func(*pipeline.Event) error, logger *slog.Logger) *chain {
+	c := &chain{out: out, logger: logger, steps: make([]step, len(plans))}
 	for i, p := range plans {
 		c.steps[i] = step{chain: c, at: i, kind: p.Kind, code: p.Code, stage: p.New()}
 	}
@@ -44,9 +43,10 @@ func newChain(plans []pipeline.StagePlan, out func(*pipeline.Event) error, logge
 }
 
 // begin gives every stage its key space in the transaction.
-func (c *chain) begin(tx *state.Transaction) {
+func (c *chain) begin(w *work) {
+	c.work = w
 	for i := range c.steps {
-		c.steps[i].tx = tx.Stage(c.steps[i].code)
+		c.steps[i].tx = w.tx.Stage(c.steps[i].code)
 	}
 }
 
@@ -100,5 +100,5 @@ func (s *step) Message(m pipeline.Message) { s.chain.messages = append(s.chain.m
 // Drop ends the event.
 func (s *step) Drop(reason string) {
 	s.ended++
-	s.chain.counters.drop(s.kind, reason)
+	s.chain.work.dropped.add(s.kind+"/"+reason, 1)
 }

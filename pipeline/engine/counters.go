@@ -5,21 +5,24 @@ import (
 	"sync"
 )
 
-// Counters says what went into each task, out of it and aside. Counts are of committed and of running work alike, since
-// the start of the process. It is safe for concurrent use.
+// Counters says what went into each task, out of it and aside since the start of the process. Only committed work counts,
+// so a batch that is tried again counts once. It is safe for concurrent use.
 type Counters struct {
 	mu sync.Mutex
 	c  Counts
 }
 
-// Counts is a reading of Counters, by task, or by stage and reason.
+// Counts is a reading of Counters.
 type Counts struct {
-	In      map[string]int64 // records taken, by task
-	Out     map[string]int64 // records produced, by topic
-	Dropped map[string]int64 // by "stage/reason"
-	Dead    map[string]int64 // by "stage/code"
-	Parked  map[string]int64 // waiting for another try, by sink
+	In      Tally // records taken, by task, and by "source.<name>"
+	Out     Tally // records produced, by topic
+	Dropped Tally // by "stage/reason"
+	Dead    Tally // by "stage/code"
+	Parked  Tally // waiting for another try, by sink
 }
+
+// Tally is counts by name.
+type Tally map[string]int64
 
 // Read returns the counts so far.
 func (c *Counters) Read() Counts {
@@ -28,17 +31,42 @@ func (c *Counters) Read() Counts {
 	return Counts{In: maps.Clone(c.c.In), Out: maps.Clone(c.c.Out), Dropped: maps.Clone(c.c.Dropped), Dead: maps.Clone(c.c.Dead), Parked: maps.Clone(c.c.Parked)}
 }
 
-func (c *Counters) add(m *map[string]int64, key string, n int64) {
+// took counts records that a source or a range sink has handed on.
+func (c *Counters) took(name string, records int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if *m == nil {
-		*m = map[string]int64{}
-	}
-	(*m)[key] += n
+	c.c.In.add(name, int64(records))
 }
 
-func (c *Counters) in(task string, n int)     { c.add(&c.c.In, task, int64(n)) }
-func (c *Counters) out(topic string, n int)   { c.add(&c.c.Out, topic, int64(n)) }
-func (c *Counters) drop(stage, reason string) { c.add(&c.c.Dropped, stage+"/"+reason, 1) }
-func (c *Counters) dead(stage, code string)   { c.add(&c.c.Dead, stage+"/"+code, 1) }
-func (c *Counters) parked(sink string, n int) { c.add(&c.c.Parked, sink, int64(n)) }
+// refused counts a dead letter that is not part of a transaction.
+func (c *Counters) refused(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.c.Dead.add(key, 1)
+}
+
+// committed counts a transaction.
+func (c *Counters) committed(task string, k *work) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.c.In.add(task, int64(len(k.batch.Records)))
+	for i := range k.out {
+		c.c.Out.add(k.out[i].Topic, 1)
+	}
+	c.c.Dropped.merge(k.dropped)
+	c.c.Dead.merge(k.dead)
+	c.c.Parked.merge(k.parked)
+}
+
+func (t *Tally) add(name string, n int64) {
+	if *t == nil {
+		*t = Tally{}
+	}
+	(*t)[name] += n
+}
+
+func (t *Tally) merge(o Tally) {
+	for name, n := range o {
+		t.add(name, n)
+	}
+}

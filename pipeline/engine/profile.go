@@ -46,7 +46,7 @@ type update struct {
 
 func newProfileJob(e *engine) *profileJob {
 	j := &profileJob{engine: e, updates: map[pipeline.ID]*update{}}
-	j.chain = newChain(e.plan.Profile, func(*pipeline.Event) error { return nil }, e.Logger, e.Counters)
+	j.chain = newChain(e.plan.Profile, func(*pipeline.Event) error { return nil }, e.Logger)
 	return j
 }
 
@@ -56,7 +56,7 @@ func (j *profileJob) process(ctx context.Context, w *work) error {
 	j.work = w
 	clear(j.updates)
 	j.order, j.undone = j.order[:0], false
-	j.chain.begin(w.tx)
+	j.chain.begin(w)
 	for i := range w.batch.Records {
 		r := &w.batch.Records[i]
 		w.tx.Savepoint()
@@ -72,7 +72,7 @@ func (j *profileJob) process(ctx context.Context, w *work) error {
 		}
 		w.tx.RollbackToSavepoint()
 		j.undone = true
-		w.out = append(w.out, j.refuse("resolved", r, rej, &j.ev, w.now))
+		w.refuse(j.engine, "resolved", r, rej, &j.ev)
 	}
 	if j.undone {
 		if err := j.lookAgain(ctx); err != nil {

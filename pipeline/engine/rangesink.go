@@ -79,7 +79,7 @@ func (w *rangeWorker) run(ctx context.Context) (err error) {
 				m.Nack()
 				return err
 			}
-			w.Counters.in("sink."+w.plan.Name, len(b.Records))
+			w.Counters.took("sink."+w.plan.Name, len(b.Records))
 		}
 		if b.Next != next {
 			if err := w.commit(ctx, broker.Position{Offset: b.Next}); err != nil {
@@ -193,7 +193,8 @@ func (w *rangeWorker) store(ctx context.Context, records []pipeline.Record, repe
 			w.Logger.Error("a dead letter cannot be stored", "sink", w.plan.Name, "partition", w.a.Partition, "offset", records[i].Offset, "error", rej)
 			continue
 		}
-		letter := w.refuse(topic, &records[i], rej, nil, max(records[i].Time.UnixMilli(), 0))
+		w.Counters.refused(rej.Stage + "/" + rej.Code)
+		letter := pipeline.NewDeadLetter(topic, &records[i], rej, w.engine.plan.Hash, nil, records[i].Time).AsRecord()
 		letter.Topic = w.topic(letter.Topic)
 		letters = append(letters, letter)
 	}

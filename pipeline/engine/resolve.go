@@ -42,7 +42,7 @@ type resolveJob struct {
 
 func newResolveJob(e *engine) *resolveJob {
 	j := &resolveJob{engine: e}
-	j.chain = newChain(e.plan.Resolve, j.out, e.Logger, e.Counters)
+	j.chain = newChain(e.plan.Resolve, j.out, e.Logger)
 	return j
 }
 
@@ -50,7 +50,7 @@ func (j *resolveJob) due() time.Time { return time.Time{} }
 
 func (j *resolveJob) process(ctx context.Context, w *work) error {
 	j.work = w
-	j.chain.begin(w.tx)
+	j.chain.begin(w)
 	for i := range w.batch.Records {
 		r := &w.batch.Records[i]
 		mark := len(w.out)
@@ -64,7 +64,8 @@ func (j *resolveJob) process(ctx context.Context, w *work) error {
 			return err
 		}
 		w.tx.RollbackToSavepoint()
-		w.out = append(w.out[:mark], j.refuse("events", r, rej, &j.ev, w.now))
+		w.out = w.out[:mark]
+		w.refuse(j.engine, "events", r, rej, &j.ev)
 	}
 	return nil
 }
@@ -91,9 +92,9 @@ func (j *resolveJob) out(ev *pipeline.Event) error {
 	return nil
 }
 
-// refuse makes the dead letter of a record. ev is what is known of it.
-func (e *engine) refuse(topic string, r *pipeline.Record, rej *pipeline.RejectError, ev *pipeline.Event, now int64) pipeline.Record {
-	e.Counters.dead(rej.Stage, rej.Code)
+// refuse adds the dead letter of a record of topic to the transaction. ev is what is known of it, nil if nothing.
+func (w *work) refuse(e *engine, topic string, r *pipeline.Record, rej *pipeline.RejectError, ev *pipeline.Event) {
+	w.dead.add(rej.Stage+"/"+rej.Code, 1)
 	var ids []pipeline.ID
 	if ev != nil {
 		for _, id := range ev.Identifiers {
@@ -105,5 +106,5 @@ func (e *engine) refuse(topic string, r *pipeline.Record, rej *pipeline.RejectEr
 			ids = append(ids, ev.Primary)
 		}
 	}
-	return pipeline.NewDeadLetter(topic, r, rej, e.plan.Hash, ids, pipeline.Millis(now)).AsRecord()
+	w.out = append(w.out, pipeline.NewDeadLetter(topic, r, rej, e.plan.Hash, ids, pipeline.Millis(w.now)).AsRecord())
 }

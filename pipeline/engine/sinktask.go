@@ -125,7 +125,7 @@ func (j *sinkJob) gather(tx pipeline.Tx, w *work) (attempts []pipeline.Attempt, 
 		case !wanted:
 		case j.lot.holds(r.Key):
 			j.lot.add(tx, &pipeline.Attempt{Record: r, Number: 1, QueuedAt: now}, time.Time{})
-			j.Counters.parked(j.plan.Name, 1)
+			w.parked.add(j.plan.Name, 1)
 		default:
 			attempts = append(attempts, pipeline.Attempt{Record: r, Number: 1, QueuedAt: now})
 			places = append(places, nil)
@@ -153,7 +153,7 @@ func (j *sinkJob) wanted(w *work, r *pipeline.Record) (bool, error) {
 		j.reject(w, r, pipeline.Reject("when", "the condition of the sink cannot be evaluated: %v", err))
 		return false, nil
 	case !ok:
-		j.Counters.drop("sink."+j.plan.Name, "when")
+		w.dropped.add("sink."+j.plan.Name+"/when", 1)
 	}
 	return ok, nil
 }
@@ -172,7 +172,7 @@ func (j *sinkJob) settle(tx pipeline.Tx, w *work, a *pipeline.Attempt, at *place
 		}
 		if at == nil {
 			j.lot.add(tx, &next, o.At)
-			j.Counters.parked(j.plan.Name, 1)
+			w.parked.add(j.plan.Name, 1)
 		} else {
 			j.lot.postpone(tx, at, &next, o.At)
 		}
@@ -183,14 +183,14 @@ func (j *sinkJob) settle(tx pipeline.Tx, w *work, a *pipeline.Attempt, at *place
 	}
 	if at != nil {
 		j.lot.remove(tx, at)
-		j.Counters.parked(j.plan.Name, -1)
+		w.parked.add(j.plan.Name, -1)
 	}
 	return nil
 }
 
 func (j *sinkJob) reject(w *work, r *pipeline.Record, rej *pipeline.RejectError) {
 	rej.Stage = "sink." + j.plan.Name
-	w.out = append(w.out, j.refuse(j.topic, r, rej, nil, w.now))
+	w.refuse(j.engine, j.topic, r, rej, nil)
 }
 
 // log adds a delivery to the topic `deliveries`.

@@ -64,7 +64,7 @@ func (e *engine) produce(ctx context.Context, s *pipeline.SourcePlan, m *message
 		return
 	}
 	e.Step("produced")
-	e.Counters.in("source."+s.Name, len(records))
+	e.Counters.took("source."+s.Name, len(records))
 	m.Ack()
 }
 
@@ -151,7 +151,7 @@ func (e *engine) resume(ctx context.Context, s *pipeline.SourcePlan) (err error)
 			m.Nack()
 			return err
 		}
-		e.Counters.in("source."+s.Name, len(b.Records))
+		e.Counters.took("source."+s.Name, len(b.Records))
 		m.Ack()
 	}
 	return nil

@@ -41,6 +41,8 @@ type work struct {
 	batch *pipeline.Batch
 	now   int64 // the task's time, Unix milliseconds: never goes back
 	out   []pipeline.Record
+
+	dropped, dead, parked Tally // for Counters, once it is committed
 }
 
 // worker makes the batches of one partition durable, each exactly once. It is one goroutine.
@@ -247,10 +249,7 @@ func (w *worker) work(ctx context.Context, b *pipeline.Batch) error {
 		return errors.Join(errReload, fmt.Errorf("write the state of partition %d of task %s: %w", w.partition, w.task.name, err))
 	}
 	w.pos = next
-	w.Counters.in(w.task.name, len(b.Records))
-	for _, r := range k.out {
-		w.Counters.out(r.Topic, 1)
-	}
+	w.Counters.committed(w.task.name, k)
 	w.Step("stored")
 	return nil
 }
