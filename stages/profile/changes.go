@@ -1,0 +1,283 @@
+package profile
+
+import (
+	"encoding/binary"
+	"math"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/tidwall/gjson"
+
+	"github.com/millstream-io/millstream/pipeline"
+)
+
+// delta is a delta being written.
+type delta struct {
+	bytes   []byte
+	changed bool // it counts as an update
+}
+
+// flagAt is where the update flag of a delta stands.
+const flagAt = 1
+
+// changes compares an event with the state. It returns the delta, nil if the event changes nothing at all, and notes in ev what
+// becomes different for those who read the profile: a value that is confirmed by a later event is in the delta, because its
+// time counts, but not in ev.Changed. The rejections come before anything is written.
+func (s *stage) changes(st *state, ev *pipeline.Event) ([]byte, *pipeline.RejectError) {
+	at := stamp{ev.Time.UnixMilli(), ev.MessageID}
+	s.delta.changed = false
+	b := append(s.delta.bytes[:0], format, 0)
+	b = appendString(binary.AppendVarint(b, at.ms), at.id)
+	start := len(b)
+
+	b = s.identifierChanges(b, st, ev, at)
+	b, rej := s.traitChanges(b, st, ev, at)
+	if rej == nil {
+		b, rej = s.aggregateChanges(b, st, ev, at)
+	}
+	s.delta.bytes = b
+	if rej != nil {
+		ev.Changed = nil
+		return nil, rej
+	}
+	if len(b) == start && st.first <= at.ms && at.ms <= st.last {
+		return nil, nil
+	}
+	if len(ev.Changed) > 0 {
+		b[flagAt] = 1
+	}
+	if len(b)+st.Size() > maxMemoryBytes {
+		ev.Changed = nil
+		return nil, pipeline.Reject("profile_too_large", "the profile would grow beyond %d bytes", maxMemoryBytes)
+	}
+	return b, nil
+}
+
+// changed notes a name, once.
+func changed(ev *pipeline.Event, name string) {
+	for _, n := range ev.Changed {
+		if n == name {
+			return
+		}
+	}
+	ev.Changed = append(ev.Changed, name)
+}
+
+func (s *stage) identifierChanges(b []byte, st *state, ev *pipeline.Event, at stamp) []byte {
+	for i := range ev.Identifiers {
+		id := &ev.Identifiers[i]
+		takes, isNew := st.takesIdentifier(id.Type.Name, id.Value, at.ms)
+		if takes {
+			b = appendString(appendString(append(b, deltaIdentifier), id.Type.Name), id.Value)
+		}
+		if isNew {
+			changed(ev, id.Type.Name)
+		}
+	}
+	return b
+}
+
+// traitChanges looks at the traits of the event, its own or those of its context. The traits of a group call are those of
+// the group, not of the person.
+func (s *stage) traitChanges(b []byte, st *state, ev *pipeline.Event, at stamp) ([]byte, *pipeline.RejectError) {
+	if ev.Traits == nil || ev.Type == pipeline.TypeGroup {
+		return b, nil
+	}
+	var rej *pipeline.RejectError
+	s.seen = s.seen[:0]
+	gjson.ParseBytes(ev.Traits).ForEach(func(key, v gjson.Result) bool {
+		name := key.Str
+		for _, n := range s.seen {
+			if n == name { // the first of duplicate keys counts
+				return true
+			}
+		}
+		s.seen = append(s.seen, name)
+		switch {
+		case len(s.seen) > maxTraits:
+			rej = pipeline.Reject("traits_limit", "the event has more than %d traits", maxTraits)
+			return false
+		case len(name) > maxNameBytes:
+			rej = pipeline.Reject("traits_limit", "the name of a trait has %d bytes, the limit is %d", len(name), maxNameBytes)
+			return false
+		case len(v.Raw) > maxTraitBytes:
+			rej = pipeline.Reject("traits_limit", "a trait has %d bytes, the limit is %d", len(v.Raw), maxTraitBytes)
+			return false
+		}
+		b = traitChange(b, st, ev, name, at, valueOf(v))
+		return true
+	})
+	return b, rej
+}
+
+func traitChange(b []byte, st *state, ev *pipeline.Event, name string, at stamp, v value) []byte {
+	var before value
+	if t := st.trait(name); t != nil {
+		if compareAt(at, v, t.at, t.value) <= 0 {
+			return b
+		}
+		before = t.value
+	} else if !st.takesTrait(name) {
+		return b
+	}
+	if v != before {
+		changed(ev, name)
+		ev.Inputs.Add(pipeline.TraitsIndex)
+	}
+	return appendValue(appendString(append(b, deltaTrait), name), v)
+}
+
+func (s *stage) aggregateChanges(b []byte, st *state, ev *pipeline.Event, at stamp) ([]byte, *pipeline.RejectError) {
+	s.ev = ev
+	defer func() { s.ev = nil }()
+	for _, a := range s.concerned(ev) {
+		if a.traits && ev.Type == pipeline.TypeGroup {
+			continue
+		}
+		if a.where != nil {
+			holds, err := a.where.Bool(s.vars)
+			if err != nil {
+				return b, pipeline.Reject("where_failed", "the condition of attribute %s cannot be evaluated", a.name)
+			}
+			if !holds {
+				continue
+			}
+		}
+		length := len(b)
+		var isChange bool
+		var rej *pipeline.RejectError
+		b, isChange, rej = a.change(b, st.aggregate(a.name, a.op), ev, at)
+		if rej != nil {
+			return b, rej
+		}
+		if len(b) > length && isChange {
+			changed(ev, a.name)
+			ev.Inputs.Add(a.index)
+		}
+	}
+	return b, nil
+}
+
+// change appends what the event says about the attribute, nothing if that is nothing new, and tells whether its value
+// becomes another one.
+func (a *attribute) change(b []byte, old *aggregate, ev *pipeline.Event, at stamp) (_ []byte, changes bool, _ *pipeline.RejectError) {
+	switch a.op {
+	case opCount:
+		return binary.AppendUvarint(a.header(b), 1), true, nil
+	case opMinTime, opMaxTime:
+		x := a.millis(ev)
+		if old != nil && (x == old.number || x < old.number != (a.op == opMinTime)) {
+			return b, false, nil
+		}
+		return binary.AppendVarint(a.header(b), x), true, nil
+	case opFirst, opLatest:
+		return a.stampedChange(b, old, ev, at)
+	}
+	result := a.path.Result(ev)
+	if result.Type == gjson.Null { // absent, too
+		return b, false, nil
+	}
+	if result.Type == gjson.String && result.Str == "" { // an empty cell of a table
+		return b, false, nil
+	}
+	if a.op == opUnique {
+		hash := xxhash.Sum64String(textOf(result))
+		if old != nil && !old.set.adds(hash) {
+			return b, false, nil
+		}
+		return binary.BigEndian.AppendUint64(a.header(b), hash), true, nil
+	}
+	return a.numberChange(b, old, result)
+}
+
+// numberChange is change for sum, avg, min, max.
+func (a *attribute) numberChange(b []byte, old *aggregate, result gjson.Result) (_ []byte, changes bool, _ *pipeline.RejectError) {
+	text := result.Raw
+	switch result.Type {
+	case gjson.String:
+		text = result.Str
+	case gjson.Number:
+	default:
+		return b, false, a.notANumber()
+	}
+	if a.op == opMin || a.op == opMax {
+		x, ok := parseFloat(text)
+		if !ok {
+			return b, false, a.notANumber()
+		}
+		if old != nil && (x == old.float() || x < old.float() != (a.op == opMin)) {
+			return b, false, nil
+		}
+		return binary.BigEndian.AppendUint64(a.header(b), math.Float64bits(x)), true, nil
+	}
+	number, ok := parseDecimal(text)
+	if !ok {
+		return b, false, a.notANumber()
+	}
+	n, ok := number.micros()
+	if !ok {
+		return b, false, pipeline.Reject("sum_range", "%s of attribute %s is beyond ±999,999,999,999.999999", a.path, a.name)
+	}
+	var total int64
+	if old != nil {
+		total = old.number
+	}
+	if _, ok := addMicros(total, n); !ok {
+		return b, false, pipeline.Reject("sum_range", "the total of attribute %s would be beyond ±9,223,372,036,854.775807", a.name)
+	}
+	b = binary.AppendVarint(a.header(b), n)
+	if a.op == opAvg {
+		changes = old == nil || microsFloat(total)/float64(old.count) != microsFloat(total+n)/float64(old.count+1)
+		return binary.AppendUvarint(b, 1), changes, nil
+	}
+	return b, old == nil || n != 0, nil
+}
+
+// stampedChange is change for first and latest.
+func (a *attribute) stampedChange(b []byte, old *aggregate, ev *pipeline.Event, at stamp) (_ []byte, changes bool, _ *pipeline.RejectError) {
+	var v value
+	if a.time {
+		v = timeValue(a.millis(ev))
+	} else {
+		result := a.path.Result(ev)
+		deletes := result.Raw == "null" && a.traits && a.op == opLatest
+		if v = valueOf(result); v.kind == kindNone && !deletes {
+			return b, false, nil
+		}
+	}
+	if len(v.text) > maxTraitBytes {
+		return b, false, pipeline.Reject("traits_limit", "%s of attribute %s has %d bytes, the limit is %d", a.path, a.name, len(v.text), maxTraitBytes)
+	}
+	var before value
+	if old != nil {
+		c := compareAt(at, v, old.at, old.value)
+		if c == 0 || c > 0 != (a.op == opLatest) {
+			return b, false, nil
+		}
+		before = old.value
+	}
+	return appendValue(a.header(b), v), v != before, nil
+}
+
+// millis is the time that the path means, timestamp or received_at.
+func (a *attribute) millis(ev *pipeline.Event) int64 {
+	if a.path.String() == "received_at" {
+		return ev.ReceivedAt.UnixMilli()
+	}
+	return ev.Time.UnixMilli()
+}
+
+func (a *attribute) header(b []byte) []byte {
+	return appendString(append(b, deltaAggregate, byte(a.op)), a.name)
+}
+
+func (a *attribute) notANumber() *pipeline.RejectError {
+	return pipeline.Reject("not_a_number", "%s of attribute %s is not a number", a.path, a.name)
+}
+
+// textOf is what two values have in common that count as one: the number 1 and the text "1" are the same customer number.
+func textOf(r gjson.Result) string {
+	if r.Type == gjson.String {
+		return r.Str
+	}
+	return r.Raw
+}

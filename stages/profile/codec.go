@@ -1,0 +1,327 @@
+package profile
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+)
+
+// Layout of a full state. Integers are varints unless a width is given; fixed ones are big endian. A string is its length
+// (uvarint) and its bytes.
+//
+//	byte 0    format, 1
+//	uvarint   updates
+//	varint    first, last: Unix milliseconds
+//	uvarint   number of identifiers; each: string type, string value, varint first seen
+//	uvarint   number of traits;      each: string name, stamp, value
+//	uvarint   number of aggregates;  each: byte op, string name, content
+//
+//	stamp     byte 0: the same as the one before; or byte 1, varint Unix milliseconds, string message id
+//	value     byte kind, string text
+//	content   count: uvarint · sum: varint · avg: varint sum, uvarint count · min, max: 8 bytes, IEEE 754
+//	          minTime, maxTime: varint · first, latest: stamp, value
+//	          unique: byte 0, uvarint number, 8 bytes each, sorted; or byte 1 and 4096 registers of a byte
+//
+// Layout of a delta, which is what one event says:
+//
+//	byte 0    format, 1
+//	byte      1 if it counts as an update, else 0
+//	          varint Unix milliseconds, string message id: the stamp of everything below
+//	rest      byte 'i', string type, string value
+//	          byte 't', string name, value
+//	          byte 'a', byte op, string name, and to fold: count: uvarint · sum, minTime, maxTime: varint ·
+//	            avg: varint, uvarint count · min, max: 8 bytes · first, latest: value · unique: 8 bytes, the hash
+const (
+	format = 1
+
+	deltaIdentifier = 'i'
+	deltaTrait      = 't'
+	deltaAggregate  = 'a'
+)
+
+var errMalformed = errors.New("malformed")
+
+func appendString(dst []byte, s string) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
+}
+
+func appendValue(dst []byte, v value) []byte { return appendString(append(dst, v.kind), v.text) }
+
+// Encode appends the full state.
+func (s *state) Encode(dst []byte) []byte {
+	dst = append(dst, format)
+	dst = binary.AppendUvarint(dst, s.updates)
+	dst = binary.AppendVarint(dst, s.first)
+	dst = binary.AppendVarint(dst, s.last)
+	dst = binary.AppendUvarint(dst, uint64(len(s.identifiers)))
+	for i := range s.identifiers {
+		x := &s.identifiers[i]
+		dst = binary.AppendVarint(appendString(appendString(dst, x.typ), x.value), x.first)
+	}
+	var before stamp
+	dst = binary.AppendUvarint(dst, uint64(len(s.traits)))
+	for i := range s.traits {
+		t := &s.traits[i]
+		dst = appendStamp(appendString(dst, t.name), t.at, &before)
+		dst = appendValue(dst, t.value)
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(s.aggregates)))
+	for i := range s.aggregates {
+		a := &s.aggregates[i]
+		dst = appendString(append(dst, byte(a.op)), a.name)
+		switch a.op {
+		case opCount:
+			dst = binary.AppendUvarint(dst, a.count)
+		case opSum, opMinTime, opMaxTime:
+			dst = binary.AppendVarint(dst, a.number)
+		case opAvg:
+			dst = binary.AppendUvarint(binary.AppendVarint(dst, a.number), a.count)
+		case opMin, opMax:
+			dst = binary.BigEndian.AppendUint64(dst, uint64(a.number))
+		case opFirst, opLatest:
+			dst = appendValue(appendStamp(dst, a.at, &before), a.value)
+		case opUnique:
+			dst = a.set.append(dst)
+		}
+	}
+	return dst
+}
+
+func appendStamp(dst []byte, at stamp, before *stamp) []byte {
+	if at == *before {
+		return append(dst, 0)
+	}
+	*before = at
+	return appendString(binary.AppendVarint(append(dst, 1), at.ms), at.id)
+}
+
+func (d *distinct) append(dst []byte) []byte {
+	if d.registers != nil {
+		return append(append(dst, 1), d.registers...)
+	}
+	dst = binary.AppendUvarint(append(dst, 0), uint64(len(d.hashes)))
+	for _, h := range d.hashes {
+		dst = binary.BigEndian.AppendUint64(dst, h)
+	}
+	return dst
+}
+
+// Decode replaces the contents with a full state.
+func (s *state) Decode(full []byte) error {
+	// One copy, of which all strings are parts.
+	r := reader{s: string(full)}
+	if f := r.byte(); f != format {
+		return formatError("profile state", f)
+	}
+	*s = state{updates: r.uvarint(), first: r.varint(), last: r.varint()}
+	s.identifiers = make([]identifier, r.length())
+	for i := range s.identifiers {
+		s.identifiers[i] = identifier{r.string(), r.string(), r.varint()}
+	}
+	var before stamp
+	s.traits = make([]trait, r.length())
+	for i := range s.traits {
+		s.traits[i] = trait{r.string(), r.stamp(&before), r.value()}
+	}
+	s.aggregates = make([]aggregate, r.length())
+	for i := range s.aggregates {
+		r.aggregate(&s.aggregates[i], &before)
+	}
+	if r.bad || r.s != "" {
+		return fmt.Errorf("decode profile state: %w", errMalformed)
+	}
+	return nil
+}
+
+func formatError(what string, f byte) error {
+	return fmt.Errorf("%s has format %d, this build reads format %d: upgrade it", what, f, format)
+}
+
+// Fold applies one delta.
+func (s *state) Fold(bytes []byte) error {
+	r := reader{s: string(bytes)}
+	if f := r.byte(); f != format {
+		return formatError("profile delta", f)
+	}
+	s.updates += uint64(r.byte())
+	at := stamp{ms: r.varint()}
+	at.id = strings.Clone(r.string())
+	s.first, s.last = min(s.first, at.ms), max(s.last, at.ms)
+	for r.s != "" && !r.bad {
+		switch r.byte() {
+		case deltaIdentifier:
+			s.addIdentifier(strings.Clone(r.string()), strings.Clone(r.string()), at.ms)
+		case deltaTrait:
+			s.setTrait(strings.Clone(r.string()), at, r.value().clone())
+		case deltaAggregate:
+			if err := s.foldAggregate(op(r.byte()), r.string(), at, &r); err != nil {
+				return err
+			}
+		default:
+			r.bad = true
+		}
+	}
+	if r.bad {
+		return fmt.Errorf("fold profile delta: %w", errMalformed)
+	}
+	return nil
+}
+
+func (v value) clone() value { return value{v.kind, strings.Clone(v.text)} }
+
+// foldAggregate applies what a delta says about one attribute.
+func (s *state) foldAggregate(o op, name string, at stamp, r *reader) error {
+	i, found := s.findAggregate(name, o)
+	if !found {
+		s.aggregates = slices.Insert(s.aggregates, i, aggregate{name: strings.Clone(name), op: o})
+	}
+	a := &s.aggregates[i]
+	ok := true
+	switch o {
+	case opCount:
+		a.count += r.uvarint()
+	case opSum:
+		a.number, ok = addMicros(a.number, r.varint())
+	case opAvg:
+		a.number, ok = addMicros(a.number, r.varint())
+		a.count += r.uvarint()
+	case opMin, opMax:
+		x := math.Float64frombits(r.fixed64())
+		if !found || x < a.float() == (o == opMin) {
+			a.number = int64(math.Float64bits(x))
+		}
+	case opMinTime, opMaxTime:
+		x := r.varint()
+		if !found || x < a.number == (o == opMinTime) {
+			a.number = x
+		}
+	case opFirst, opLatest:
+		v := r.value()
+		if c := compareAt(at, v, a.at, a.value); !found || c > 0 && o == opLatest || c < 0 && o == opFirst {
+			a.at, a.value = at, v.clone()
+		}
+	case opUnique:
+		if a.set == nil {
+			a.set = &distinct{}
+		}
+		a.set.add(r.fixed64())
+	default:
+		return fmt.Errorf("fold profile delta: operation %d is not known to this build: upgrade it", o)
+	}
+	if !ok {
+		return fmt.Errorf("fold profile delta: the sum of %s is beyond an int64", name)
+	}
+	return nil
+}
+
+// reader takes fields off the front of s; after the first error everything is zero.
+type reader struct {
+	s   string
+	bad bool
+}
+
+func (r *reader) take(n uint64) string {
+	if r.bad || n > uint64(len(r.s)) {
+		r.bad, r.s = true, ""
+		return ""
+	}
+	t := r.s[:n]
+	r.s = r.s[n:]
+	return t
+}
+
+func (r *reader) byte() byte {
+	if t := r.take(1); t != "" {
+		return t[0]
+	}
+	return 0
+}
+
+func (r *reader) string() string { return r.take(r.uvarint()) }
+
+// length is the number of entries that follow; each has at least two bytes.
+func (r *reader) length() int {
+	n := r.uvarint()
+	if n > uint64(len(r.s)/2) {
+		r.bad, r.s = true, ""
+		return 0
+	}
+	return int(n)
+}
+
+func (r *reader) uvarint() (v uint64) {
+	for shift := 0; shift < 64; shift += 7 {
+		b := r.byte()
+		v |= uint64(b&0x7f) << shift
+		if b < 0x80 {
+			return v
+		}
+	}
+	r.bad = true
+	return 0
+}
+
+func (r *reader) varint() int64 {
+	u := r.uvarint()
+	return int64(u>>1) ^ -int64(u&1)
+}
+
+func (r *reader) fixed64() (v uint64) {
+	for _, b := range []byte(r.take(8)) {
+		v = v<<8 | uint64(b)
+	}
+	return v
+}
+
+func (r *reader) value() value { return value{r.byte(), r.string()} }
+
+func (r *reader) stamp(before *stamp) stamp {
+	if r.byte() == 1 {
+		*before = stamp{r.varint(), r.string()}
+	}
+	return *before
+}
+
+func (r *reader) aggregate(a *aggregate, before *stamp) {
+	a.op, a.name = op(r.byte()), r.string()
+	switch a.op {
+	case opCount:
+		a.count = r.uvarint()
+	case opSum, opMinTime, opMaxTime:
+		a.number = r.varint()
+	case opAvg:
+		a.number, a.count = r.varint(), r.uvarint()
+	case opMin, opMax:
+		a.number = int64(r.fixed64())
+	case opFirst, opLatest:
+		a.at, a.value = r.stamp(before), r.value()
+	case opUnique:
+		a.set = &distinct{}
+		r.distinct(a.set)
+	default:
+		r.bad = true
+	}
+}
+
+func (r *reader) distinct(d *distinct) {
+	if r.byte() == 1 {
+		if d.registers = []byte(r.take(1 << precision)); len(d.registers) == 0 {
+			return
+		}
+		for _, rank := range d.registers {
+			if rank > 64-precision+1 {
+				r.bad = true
+				return
+			}
+		}
+		d.estimate = estimate(d.registers)
+		return
+	}
+	d.hashes = make([]uint64, r.length())
+	for i := range d.hashes {
+		d.hashes[i] = r.fixed64()
+	}
+}

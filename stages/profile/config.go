@@ -1,0 +1,264 @@
+package profile
+
+import (
+	"errors"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/pipeline/expression"
+)
+
+// Config of the stage: the attributes that are kept besides traits and identifiers, by name. A name is a word of small
+// letters, digits and underscores that starts with a letter, at most 64 long.
+type Config map[string]Attribute
+
+// Attribute is one aggregate over the events of a person: exactly one of the first eight keys, and conditions.
+//
+// Paths are those of pipeline.ParsePath: properties.x, traits.x, context.x or a field such as timestamp. A value that is
+// absent or null says nothing, and counts nowhere; null under traits deletes in `latest`.
+type Attribute struct {
+	Count  string `yaml:"count,omitempty"`  // "events": how many there were
+	Sum    string `yaml:"sum,omitempty"`    // path of a number: exact in millionths; texts such as "12.50" count as numbers
+	Avg    string `yaml:"avg,omitempty"`    // path of a number: sum by count
+	Min    string `yaml:"min,omitempty"`    // path of a number or time: the smallest
+	Max    string `yaml:"max,omitempty"`    // path of a number or time: the largest
+	First  string `yaml:"first,omitempty"`  // path: the value of the earliest event
+	Latest string `yaml:"latest,omitempty"` // path: the value of the latest event
+	Unique string `yaml:"unique,omitempty"` // path: how many different values, exact up to 1,000, then within 2 %
+
+	Event string `yaml:"event,omitempty"` // only track events of that name
+	Where string `yaml:"where,omitempty"` // only events for which this expression over the event is true
+}
+
+// op is what an attribute does. The numbers are stored and never change meaning.
+type op byte
+
+const (
+	opCount   op = 1
+	opSum     op = 2
+	opAvg     op = 3
+	opMin     op = 4
+	opMax     op = 5
+	opMinTime op = 6
+	opMaxTime op = 7
+	opFirst   op = 8
+	opLatest  op = 9
+	opUnique  op = 10
+)
+
+// maxUnique bounds the attributes of kind unique: each may take 8 KiB of every profile.
+const maxUnique = 32
+
+// plan is the compiled configuration, shared by all partitions.
+type plan struct {
+	attributes []attribute             // in the order of their names
+	byName     map[string]int          // index in attributes
+	byEvent    map[string][]*attribute // what to look at for track events of that name
+	always     []*attribute            // what to look at for all others
+	paths      map[string]pipeline.Path
+}
+
+// attribute is one compiled Attribute.
+type attribute struct {
+	name   string
+	index  int // in pipeline.AttributeSet
+	op     op
+	path   pipeline.Path // unless op is opCount
+	traits bool          // path begins with traits
+	time   bool          // path is timestamp or received_at
+	event  string
+	where  *expression.Program // nil: always
+}
+
+var validName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
+
+func build(config any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Problem) {
+	c := *config.(*Config)
+	p := &plan{byName: map[string]int{}, byEvent: map[string][]*attribute{}, paths: map[string]pipeline.Path{}}
+	var problems []pipeline.Problem
+	names := make([]string, 0, len(c))
+	for name := range c {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	uniques := 0
+	for _, name := range names {
+		a, wrong := p.compile(name, c[name])
+		if a.op == opUnique {
+			uniques++
+		}
+		if len(wrong) == 0 {
+			index, err := env.Declare(name, a.valueType())
+			if err != nil {
+				wrong = append(wrong, pipeline.Problemf([]string{name}, "%s", err))
+			}
+			a.index = index
+		}
+		problems = append(problems, wrong...)
+		p.byName[name] = len(p.attributes)
+		p.attributes = append(p.attributes, a)
+	}
+	if uniques > maxUnique {
+		problems = append(problems, pipeline.Problemf(nil, "%d attributes of kind unique, the limit is %d", uniques, maxUnique))
+	}
+	if problems != nil {
+		return nil, problems
+	}
+	p.group()
+	return func() pipeline.Stage { return newStage(p) }, nil
+}
+
+// compile checks one attribute and reports everything that is wrong with it.
+func (p *plan) compile(name string, c Attribute) (a attribute, problems []pipeline.Problem) {
+	a = attribute{name: name, event: c.Event}
+	problem := func(key, format string, args ...any) {
+		path := []string{name}
+		if key != "" {
+			path = append(path, key)
+		}
+		problems = append(problems, pipeline.Problemf(path, format, args...))
+	}
+	if !validName.MatchString(name) {
+		problem("", "%q is not a name: use small letters, digits and underscores, a letter first, at most 64", name)
+	} else if _, err := expression.Compile(name, expression.Scope{Names: map[string]pipeline.AttributeType{name: pipeline.Any}}); err != nil || reserved(name) {
+		problem("", "%q is a word of the expression language: choose another name", name)
+	}
+	kinds := c.kinds()
+	if len(kinds) != 1 {
+		problem("", "needs exactly one of count, sum, avg, min, max, first, latest, unique, it has %d", len(kinds))
+		return a, problems
+	}
+	kind := kinds[0]
+	a.op = kind.op
+	if kind.op == opCount {
+		if kind.path != "events" {
+			problem("count", "counts events: write count: events, and say which with event and where")
+		}
+	} else if path, err := pipeline.ParsePath(kind.path); err != nil {
+		problem(kind.key, "%s", err)
+	} else {
+		a.path, a.traits = path, strings.HasPrefix(kind.path, "traits.")
+		a.time = kind.path == "timestamp" || kind.path == "received_at"
+	}
+	if a.time {
+		switch a.op {
+		case opMin:
+			a.op = opMinTime
+		case opMax:
+			a.op = opMaxTime
+		case opSum, opAvg, opUnique:
+			problem(kind.key, "%s is a time: use min, max, first or latest", kind.path)
+		}
+	}
+	if c.Where != "" {
+		var err error
+		if a.where, err = p.where(c.Where); err != nil {
+			problem("where", "%s", err)
+			if e := (*expression.Error)(nil); errors.As(err, &e) {
+				last := &problems[len(problems)-1]
+				last.Column, last.Message = e.Column, e.Message
+			}
+		}
+	}
+	return a, problems
+}
+
+// kind is one of the eight keys that is set.
+type kind struct {
+	key, path string
+	op        op
+}
+
+func (c Attribute) kinds() (set []kind) {
+	for _, k := range []kind{
+		{"count", c.Count, opCount}, {"sum", c.Sum, opSum}, {"avg", c.Avg, opAvg}, {"min", c.Min, opMin}, {"max", c.Max, opMax},
+		{"first", c.First, opFirst}, {"latest", c.Latest, opLatest}, {"unique", c.Unique, opUnique},
+	} {
+		if k.path != "" {
+			set = append(set, k)
+		}
+	}
+	return set
+}
+
+// where compiles a condition over an event, and notes the paths that it reads.
+func (p *plan) where(source string) (*expression.Program, error) {
+	program, err := expression.CompileBool(source, expression.Scope{
+		Names: map[string]pipeline.AttributeType{
+			"type": pipeline.Text, "event": pipeline.Text, "source": pipeline.Text, "user_id": pipeline.Text, "anonymous_id": pipeline.Text,
+			"message_id": pipeline.Text, "timestamp": pipeline.Time, "received_at": pipeline.Time,
+		},
+		Roots: []string{"properties", "traits", "context"},
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range program.Names() {
+		path, err := pipeline.ParsePath(name)
+		if err != nil {
+			return nil, err
+		}
+		p.paths[name] = path
+	}
+	return program, nil
+}
+
+// reserved words are those that expressions over profiles or sinks use for something else.
+func reserved(name string) bool {
+	switch name {
+	case "traits", "properties", "context", "type", "event", "source", "timestamp", "received_at", "user_id", "anonymous_id", "message_id",
+		"profile_id", "primary_id", "segments", "scores", "identifiers", "aggregates", "now", "days_since",
+		"entered", "exited", "changed", "created", "merged", "coalesce":
+		return true
+	}
+	return false
+}
+
+// group makes the lists that Process walks. Only what an event can change is looked at.
+func (p *plan) group() {
+	for i := range p.attributes {
+		if e := p.attributes[i].event; e != "" {
+			p.byEvent[e] = nil
+		}
+	}
+	for i := range p.attributes {
+		a := &p.attributes[i]
+		if a.event == "" {
+			p.always = append(p.always, a)
+		}
+		for e := range p.byEvent {
+			if a.event == "" || a.event == e {
+				p.byEvent[e] = append(p.byEvent[e], a)
+			}
+		}
+	}
+}
+
+// concerned returns the attributes whose event condition the event meets.
+func (p *plan) concerned(ev *pipeline.Event) []*attribute {
+	if ev.Type == pipeline.TypeTrack {
+		if list, ok := p.byEvent[ev.Name]; ok {
+			return list
+		}
+	}
+	return p.always
+}
+
+// valueType is the type in expressions.
+func (a *attribute) valueType() pipeline.AttributeType {
+	switch a.op {
+	case opMinTime, opMaxTime:
+		return pipeline.Time
+	case opFirst, opLatest:
+		switch {
+		case a.time:
+			return pipeline.Time
+		case !strings.Contains(a.path.String(), "."):
+			return pipeline.Text
+		}
+		return pipeline.Any
+	}
+	return pipeline.Number
+}

@@ -1,0 +1,223 @@
+package profile
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/millstream-io/millstream/pipeline"
+)
+
+// Limits of one profile. Beyond them the content stays a function of the set of events, not of their order.
+const (
+	maxTraits      = 256     // the first ones in the order of their names stay
+	maxPerType     = 100     // identifiers of one type; those that were seen first stay
+	maxTraitBytes  = 8 << 10 // one value; an event with a longer one is refused
+	maxNameBytes   = 255     // one name of a trait; likewise
+	maxStateBytes  = 1 << 20 // limit of pipeline.Tx
+	stateReserve   = 64 << 10
+	maxMemoryBytes = maxStateBytes - stateReserve // Size of a state that still takes events; the encoded form is smaller
+)
+
+// state is what one fragment holds: a pipeline.Folded. It knows nothing of the configuration: attributes are kept by name and
+// op, so a YAML in which others were added, moved or removed reads the same state. An attribute whose op was changed
+// starts from nothing; one that comes back goes on where it was.
+//
+// Except updates, everything in it is a commutative, associative fold of the events.
+type state struct {
+	updates     uint64 // events that changed something
+	first, last int64  // event times, Unix milliseconds; first > last: there was no event
+	identifiers []identifier
+	traits      []trait
+	aggregates  []aggregate
+}
+
+// identifier is a value by which the person was known. Sorted by type, then value.
+type identifier struct {
+	typ, value string
+	first      int64 // first seen, event time
+}
+
+// trait is a key of the traits. Sorted by name. A deleted one stays, with its time, so that an older event does not bring it back.
+type trait struct {
+	name  string
+	at    stamp
+	value value
+}
+
+// aggregate is the content of one attribute. Sorted by name, then op.
+type aggregate struct {
+	name   string
+	op     op
+	count  uint64    // count, avg
+	number int64     // sum, avg: millionths; minTime, maxTime: milliseconds; min, max: bits of a float64
+	at     stamp     // first, latest
+	value  value     // first, latest
+	set    *distinct // unique
+}
+
+func newState() pipeline.Folded {
+	return &state{first: math.MaxInt64, last: math.MinInt64}
+}
+
+func (s *state) empty() bool { return s.first > s.last }
+
+// Size estimates the memory, and is never below the encoded length.
+func (s *state) Size() int {
+	n := 160
+	for i := range s.identifiers {
+		n += 64 + len(s.identifiers[i].typ) + len(s.identifiers[i].value)
+	}
+	for i := range s.traits {
+		t := &s.traits[i]
+		n += 96 + len(t.name) + len(t.at.id) + len(t.value.text)
+	}
+	for i := range s.aggregates {
+		a := &s.aggregates[i]
+		n += 128 + len(a.name) + len(a.at.id) + len(a.value.text)
+		if a.set != nil {
+			n += 64 + 8*cap(a.set.hashes) + len(a.set.registers)
+		}
+	}
+	return n
+}
+
+func (s *state) trait(name string) *trait {
+	if i, ok := s.findTrait(name); ok {
+		return &s.traits[i]
+	}
+	return nil
+}
+
+func (s *state) findTrait(name string) (int, bool) {
+	return slices.BinarySearchFunc(s.traits, name, func(t trait, name string) int { return strings.Compare(t.name, name) })
+}
+
+// takesTrait tells whether a new trait of that name would stay.
+func (s *state) takesTrait(name string) bool {
+	return len(s.traits) < maxTraits || name < s.traits[len(s.traits)-1].name
+}
+
+func (s *state) setTrait(name string, at stamp, v value) {
+	i, ok := s.findTrait(name)
+	if ok {
+		if t := &s.traits[i]; compareAt(at, v, t.at, t.value) > 0 {
+			t.at, t.value = at, v
+		}
+		return
+	}
+	if s.takesTrait(name) {
+		s.traits = slices.Insert(s.traits, i, trait{name, at, v})
+		s.traits = s.traits[:min(len(s.traits), maxTraits)]
+	}
+}
+
+func (s *state) findIdentifier(typ, value string) (int, bool) {
+	return slices.BinarySearchFunc(s.identifiers, typ, func(x identifier, typ string) int {
+		return cmp.Or(strings.Compare(x.typ, typ), strings.Compare(x.value, value))
+	})
+}
+
+// takesIdentifier tells whether an identifier seen at that time would change the state.
+func (s *state) takesIdentifier(typ, value string, ms int64) (takes, isNew bool) {
+	if i, ok := s.findIdentifier(typ, value); ok {
+		return ms < s.identifiers[i].first, false
+	}
+	last, n := s.lastOfType(typ)
+	if n < maxPerType {
+		return true, true
+	}
+	x := &s.identifiers[last]
+	takes = cmp.Or(cmp.Compare(ms, x.first), strings.Compare(value, x.value)) < 0
+	return takes, takes
+}
+
+// lastOfType is the identifier of the type that was seen last, and how many there are.
+func (s *state) lastOfType(typ string) (last, n int) {
+	for i := range s.identifiers {
+		x := &s.identifiers[i]
+		if x.typ != typ {
+			continue
+		}
+		y := &s.identifiers[last]
+		if n++; n == 1 || cmp.Or(cmp.Compare(x.first, y.first), strings.Compare(x.value, y.value)) > 0 {
+			last = i
+		}
+	}
+	return last, n
+}
+
+func (s *state) addIdentifier(typ, value string, ms int64) {
+	i, ok := s.findIdentifier(typ, value)
+	if ok {
+		s.identifiers[i].first = min(s.identifiers[i].first, ms)
+		return
+	}
+	s.identifiers = slices.Insert(s.identifiers, i, identifier{typ, value, ms})
+	if last, n := s.lastOfType(typ); n > maxPerType {
+		s.identifiers = slices.Delete(s.identifiers, last, last+1)
+	}
+}
+
+// aggregate returns the content of an attribute, nil if there is none yet.
+func (s *state) aggregate(name string, o op) *aggregate {
+	if i, ok := s.findAggregate(name, o); ok {
+		return &s.aggregates[i]
+	}
+	return nil
+}
+
+func (s *state) findAggregate(name string, o op) (int, bool) {
+	return slices.BinarySearchFunc(s.aggregates, name, func(a aggregate, name string) int {
+		return cmp.Or(strings.Compare(a.name, name), cmp.Compare(a.op, o))
+	})
+}
+
+// any is the value as expressions see it; nil for a nil aggregate.
+func (a *aggregate) any() any {
+	if a == nil {
+		return nil
+	}
+	switch a.op {
+	case opCount:
+		return float64(a.count)
+	case opSum:
+		return microsFloat(a.number)
+	case opAvg:
+		return microsFloat(a.number) / float64(a.count)
+	case opMin, opMax:
+		return a.float()
+	case opMinTime, opMaxTime:
+		return pipeline.Millis(a.number)
+	case opUnique:
+		return a.set.count()
+	}
+	return a.value.any()
+}
+
+func (a *aggregate) float() float64 { return math.Float64frombits(uint64(a.number)) }
+
+// isNumber tells whether the value stands among the aggregates of the document; texts stand among the traits.
+func (a *aggregate) isNumber() bool {
+	if a.op == opFirst || a.op == opLatest {
+		return a.value.kind == kindNumber || a.value.kind == kindTime
+	}
+	return true
+}
+
+// appendJSON appends the value exactly: sums without going through a float.
+func (a *aggregate) appendJSON(dst []byte) []byte {
+	switch a.op {
+	case opCount:
+		return strconv.AppendUint(dst, a.count, 10)
+	case opSum:
+		return appendMicros(dst, a.number)
+	case opAvg, opMin, opMax, opUnique:
+		return appendFloat(dst, a.any().(float64))
+	case opMinTime, opMaxTime:
+		return appendSeconds(dst, a.number)
+	}
+	return a.value.appendJSON(dst)
+}

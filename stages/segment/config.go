@@ -1,0 +1,137 @@
+package segment
+
+import (
+	"errors"
+	"hash/fnv"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/pipeline/expression"
+)
+
+// maxSegments bounds the segments of one pipeline; a profile that enters all of them is still one state value.
+const maxSegments = 10_000
+
+// plan is the compiled configuration, shared by all partitions.
+type plan struct {
+	segments     []definition // in the order of their names
+	byName       map[string]int
+	readers      [][]int          // by attribute index: segments that read it
+	traitReaders map[string][]int // by the name of a trait: segments that read it
+	definitions  uint64           // hash of all names and versions
+}
+
+// definition is one compiled segment.
+type definition struct {
+	name    string
+	version uint32 // hash of the condition: another text is another version
+	program *expression.Program
+}
+
+var validName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
+
+func build(config any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Problem) {
+	c := *config.(*Config)
+	p := &plan{byName: map[string]int{}, traitReaders: map[string][]int{}, readers: make([][]int, len(env.Attributes))}
+	scope := expression.Scope{Names: map[string]pipeline.AttributeType{}, Roots: []string{"traits"}}
+	for _, a := range env.Attributes {
+		scope.Names[a.Name] = a.Type
+	}
+	names := make([]string, 0, len(c))
+	for name := range c {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	var problems []pipeline.Problem
+	if len(names) > maxSegments {
+		problems = append(problems, pipeline.Problemf(nil, "%d segments, the limit is %d", len(names), maxSegments))
+	}
+	all := fnv.New64a()
+	for _, name := range names {
+		if !validName.MatchString(name) {
+			problems = append(problems, pipeline.Problemf([]string{name}, "%q is not a name: use small letters, digits and underscores, a letter first, at most 64", name))
+		}
+		program, err := expression.CompileBool(c[name], scope)
+		if err != nil {
+			problem := pipeline.Problemf([]string{name}, "%s", err)
+			if e := (*expression.Error)(nil); errors.As(err, &e) {
+				problem.Column, problem.Message = e.Column, e.Message
+			}
+			problems = append(problems, problem)
+			continue
+		}
+		d := definition{name: name, version: versionOf(c[name]), program: program}
+		p.index(d, env)
+		all.Write([]byte(name))
+		all.Write([]byte{0, byte(d.version >> 24), byte(d.version >> 16), byte(d.version >> 8), byte(d.version)})
+	}
+	if problems != nil {
+		return nil, problems
+	}
+	p.definitions = all.Sum64()
+	env.Segments = append(env.Segments, names...)
+	return func() pipeline.Stage { return newStage(p) }, nil
+}
+
+// index adds a segment to the lists of those that read its inputs.
+func (p *plan) index(d definition, env *pipeline.Env) {
+	i := len(p.segments)
+	p.byName[d.name] = i
+	p.segments = append(p.segments, d)
+	for _, input := range d.program.Names() {
+		if trait, ok := strings.CutPrefix(input, "traits."); ok {
+			// A nested part is found under the key at the top, and a key with dots also under its own name.
+			for _, key := range traitKeys(trait) {
+				if readers := p.traitReaders[key]; !slices.Contains(readers, i) {
+					p.traitReaders[key] = append(readers, i)
+				}
+			}
+		} else if a, ok := env.Attribute(input); ok {
+			p.readers[a.Index] = append(p.readers[a.Index], i)
+		}
+	}
+}
+
+// traitKeys are the names of traits that the path may mean.
+func traitKeys(path string) []string {
+	if quoted, ok := strings.CutPrefix(path, `"`); ok {
+		key, _, _ := strings.Cut(quoted, `"`)
+		return []string{key}
+	}
+	key, _, nested := strings.Cut(path, ".")
+	if nested {
+		return []string{key, path}
+	}
+	return []string{key}
+}
+
+// versionOf is the version of a condition: the 32-bit FNV-1a hash of its text, without white space that means nothing. It is
+// part of the transition ids, so a changed condition begins new ones.
+func versionOf(source string) uint32 {
+	var b strings.Builder
+	quote := rune(0)
+	space := false
+	for _, r := range strings.TrimSpace(source) {
+		switch {
+		case quote != 0:
+			if r == quote {
+				quote = 0
+			}
+		case r == '"' || r == '\'' || r == '`':
+			quote = r
+		case r == ' ' || r == '\t' || r == '\n' || r == '\r':
+			space = true
+			continue
+		}
+		if space {
+			b.WriteByte(' ')
+			space = false
+		}
+		b.WriteRune(r)
+	}
+	h := fnv.New32a()
+	h.Write([]byte(b.String()))
+	return h.Sum32()
+}

@@ -1,0 +1,237 @@
+// Package segment is the stage that keeps each profile's segments: named conditions over traits, aggregates and scores.
+//
+// It says when a profile enters and exits, and remembers only its last decision. What a segment needs of the past is an
+// aggregate of the stage profile. Only segments that read something that the event changed are evaluated, so the cost of
+// an event does not grow with the number of the others.
+package segment
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"github.com/millstream-io/millstream/pipeline"
+)
+
+// Kind describes the stage.
+var Kind = pipeline.StageKind{
+	Name:    "segment",
+	Task:    pipeline.TaskProfile,
+	Code:    3,
+	Summary: "keeps the segments of each profile, and says when it enters and exits",
+	Config:  func() any { return &Config{} },
+	Build:   build,
+}
+
+// Config of the stage: segments by name, each a condition over attributes and traits, such as
+// `vip: orders_90d >= 3 and traits.plan == "pro"`. A name is a word of small letters, digits and underscores that starts with
+// a letter, at most 64 long.
+type Config map[string]string
+
+// stage serves one partition.
+type stage struct {
+	*plan
+	marks    []uint32 // per segment: the round in which it was last picked
+	round    uint32
+	picked   []int // scratch: segments to evaluate
+	turned   []int // scratch: of these, the ones to enter or exit
+	delta    []byte
+	document []byte
+	profile  pipeline.ProfileState
+	vars     func(name string) any // reads profile
+}
+
+func newStage(p *plan) *stage {
+	s := &stage{plan: p, marks: make([]uint32, len(p.segments))}
+	s.vars = func(name string) any { return s.profile.Value(name) }
+	return s
+}
+
+// Process evaluates the segments that the event concerns, sets ev.Profile.Segments and emits a message per transition. An
+// event without a profile passes.
+func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, emit pipeline.Emit) error {
+	p := ev.Profile
+	if p == nil {
+		return emit.Event(ev)
+	}
+	folded, err := tx.Load(p.ID[:], newMembership)
+	if err != nil {
+		return fmt.Errorf("load the segments of a profile, partition %d, offset %d: %w", ev.Partition, ev.Offset, err)
+	}
+	m := folded.(*membership)
+	all := m.definitions != s.definitions || ev.Type == pipeline.TypeEvaluate
+	if err := s.decide(m, ev, all); err != nil {
+		return err
+	}
+	if len(s.turned) == 0 && m.definitions == s.definitions {
+		p.Segments = m.names
+		return emit.Event(ev)
+	}
+	effective := effectiveAt(m, ev)
+	transitions := s.transitions(m, effective)
+	if folded, err = tx.Merge(p.ID[:], newMembership, s.delta); err != nil {
+		return fmt.Errorf("update the segments of a profile, partition %d, offset %d: %w", ev.Partition, ev.Offset, err)
+	}
+	p.Segments = folded.(*membership).names
+	if len(transitions) > 0 {
+		s.document = p.AppendJSON(s.document[:0])
+	}
+	for i := range transitions {
+		emit.Message(s.message(ev, &transitions[i], effective))
+	}
+	return emit.Event(ev)
+}
+
+// decide fills turned with the segments whose decision is another one now.
+func (s *stage) decide(m *membership, ev *pipeline.Event, all bool) error {
+	s.picked, s.turned = s.pick(ev, all), s.turned[:0]
+	s.profile = ev.Profile.State
+	defer func() { s.profile = nil }()
+	for _, i := range s.picked {
+		d := &s.segments[i]
+		in, err := d.program.Bool(s.vars)
+		if err != nil {
+			return pipeline.Reject("segment_failed", "the condition of segment %s cannot be evaluated", d.name)
+		}
+		if _, was := m.find(d.name); in != was {
+			s.turned = append(s.turned, i)
+		}
+	}
+	return nil
+}
+
+// pick returns the segments to evaluate, in the order of their names: those with an input that the event changed, or all.
+func (s *stage) pick(ev *pipeline.Event, all bool) []int {
+	picked := s.picked[:0]
+	if all {
+		for i := range s.segments {
+			picked = append(picked, i)
+		}
+		return picked
+	}
+	s.round++
+	if s.round == 0 { // marks of four billion rounds ago
+		clear(s.marks)
+		s.round = 1
+	}
+	add := func(segments []int) {
+		for _, i := range segments {
+			if s.marks[i] != s.round {
+				s.marks[i] = s.round
+				picked = append(picked, i)
+			}
+		}
+	}
+	for i, readers := range s.readers {
+		if ev.Inputs.Has(i) {
+			add(readers)
+		}
+	}
+	if ev.Inputs.Has(pipeline.TraitsIndex) {
+		for _, name := range ev.Changed {
+			add(s.traitReaders[name])
+		}
+	}
+	slices.Sort(picked)
+	return picked
+}
+
+// effectiveAt is when the transitions of this event became true: the event's time, but not after now, and not before the
+// profile's last transition, so that the log of a profile never runs backwards.
+func effectiveAt(m *membership, ev *pipeline.Event) time.Time {
+	at := ev.Time
+	if ev.Type == pipeline.TypeEvaluate || at.After(ev.ReceivedAt) {
+		at = ev.ReceivedAt
+	}
+	if last := pipeline.Millis(m.effective); m.number > 0 && at.Before(last) {
+		at = last
+	}
+	return at
+}
+
+// transition is one enter or exit.
+type transition struct {
+	segment *definition
+	enter   bool
+	number  uint64
+	since   int64 // when this membership began, Unix milliseconds
+}
+
+// transitions writes the delta of what is in turned, and returns it as transitions. Memberships of segments that are no longer
+// declared end without a message: there is no condition any more by which they would be right or wrong.
+func (s *stage) transitions(m *membership, effective time.Time) []transition {
+	list := make([]transition, 0, len(s.turned))
+	s.delta = appendDeltaHeader(s.delta[:0], s.definitions)
+	if m.definitions != s.definitions {
+		for i := range m.members {
+			if _, declared := s.byName[m.members[i].segment]; !declared {
+				s.delta = appendForget(s.delta, m.members[i].segment)
+			}
+		}
+	}
+	for n, i := range s.turned {
+		d := &s.segments[i]
+		t := transition{segment: d, enter: true, number: m.number + uint64(n) + 1, since: effective.UnixMilli()}
+		if was, in := m.find(d.name); in {
+			t.enter, t.since = false, was.since
+		}
+		s.delta = appendTransition(s.delta, &t, effective.UnixMilli())
+		list = append(list, t)
+	}
+	return list
+}
+
+// message is what the world hears of a transition.
+func (s *stage) message(ev *pipeline.Event, t *transition, effective time.Time) pipeline.Message {
+	p := ev.Profile
+	var version [4]byte
+	binary.BigEndian.PutUint32(version[:], t.segment.version)
+	var place [16]byte
+	binary.BigEndian.PutUint64(place[:], p.Turn)
+	binary.BigEndian.PutUint64(place[8:], t.number)
+	id := pipeline.HashID([]byte(t.segment.name), version[:], p.ID[:], place[:8], place[8:])
+
+	messageType, op, delta := pipeline.SegmentEntered, "enter", "1"
+	if !t.enter {
+		messageType, op, delta = pipeline.SegmentExited, "exit", "-1"
+	}
+	cause := "live"
+	if ev.Type == pipeline.TypeEvaluate {
+		cause = "timer"
+	}
+	b := make([]byte, 0, 320+len(s.document))
+	b = append(b, `{"transition_id":"`...)
+	b = append(b, id.String()...)
+	b = append(b, `","segment":"`...)
+	b = append(b, t.segment.name...)
+	b = append(b, `","version":`...)
+	b = strconv.AppendUint(b, uint64(t.segment.version), 10)
+	b = append(b, `,"effective_at":"`...)
+	b = effective.UTC().AppendFormat(b, pipeline.TimeFormat)
+	b = append(b, `","emitted_at":"`...)
+	b = ev.ReceivedAt.UTC().AppendFormat(b, pipeline.TimeFormat)
+	b = append(b, `","cause":"`...)
+	b = append(b, cause...)
+	b = append(b, `","message_id":`...)
+	b = gjson.AppendJSONString(b, ev.MessageID)
+	b = append(b, `,"profile":`...)
+	b = append(b, s.document...)
+	b = append(b, '}')
+
+	meta := make([]byte, 0, 112)
+	meta = append(meta, `{"sequence":`...)
+	meta = strconv.AppendUint(meta, pipeline.Sequence(p.Turn, t.number), 10)
+	meta = append(meta, `,"delta":`...)
+	meta = append(meta, delta...)
+	meta = append(meta, `,"since":"`...)
+	meta = pipeline.Millis(t.since).AppendFormat(meta, pipeline.TimeFormat)
+	meta = append(meta, `","op":"`...)
+	meta = append(meta, op...)
+	meta = append(meta, `"}`...)
+	return pipeline.Message{ID: id, Type: messageType, Timestamp: ev.ReceivedAt, ProfileID: p.ID, Data: b, Meta: meta}
+}
