@@ -77,7 +77,7 @@ const maxMillis = math.MaxInt64 / int64(time.Millisecond)
 //	byte      flags: 1 late, 2 the message id is the sender's own
 //	8 bytes   configuration hash, big endian
 //	uvarint   number of identifiers; each: code byte, string name, string value
-//	strings   source, message id, replay; bytes: batch context (uvarint length, then the bytes)
+//	strings   source, message id, replay, the batch's sentAt; bytes: batch context (uvarint length, then the bytes)
 //	rest      the event's own bytes
 const (
 	resolvedFormat = 1
@@ -118,6 +118,7 @@ func AppendResolved(dst []byte, ev *Event, config uint64) []byte {
 	dst = appendString(dst, ev.Source)
 	dst = appendString(dst, ev.MessageID)
 	dst = appendString(dst, ev.Replay)
+	dst = appendString(dst, ev.SentAt)
 	dst = appendString(dst, string(ev.Context))
 	return append(dst, ev.Raw...)
 }
@@ -150,7 +151,7 @@ func ParseResolved(r *Record, ev *Event) (config uint64, rej *RejectError) {
 		code := d.byte()
 		ev.Identifiers = append(ev.Identifiers, Identifier{Type: IdentifierType{Code: code, Name: d.string()}, Value: d.string()})
 	}
-	ev.Source, ev.MessageID, ev.Replay = d.string(), d.string(), d.string()
+	ev.Source, ev.MessageID, ev.Replay, ev.SentAt = d.string(), d.string(), d.string(), d.string()
 	if c := d.take(int(min(d.uvarint(), math.MaxInt32))); len(c) > 0 {
 		ev.Context = c
 	}
