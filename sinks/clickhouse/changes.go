@@ -1,0 +1,331 @@
+package clickhouse
+
+import (
+	"math"
+	"time"
+
+	"github.com/ClickHouse/ch-go/proto"
+	"github.com/google/uuid"
+	"github.com/tidwall/gjson"
+
+	"github.com/millstream-io/millstream/pipeline"
+)
+
+// changeBatch turns messages of `changes` into rows of profiles and segment_log. Messages of other types are for other
+// readers.
+type changeBatch struct {
+	profiles profileRows
+	segments segmentRows
+}
+
+func newChangeBatch() *changeBatch {
+	b := new(changeBatch)
+	b.profiles.init()
+	b.segments.init()
+	return b
+}
+
+func (b *changeBatch) tables() []*rows { return []*rows{&b.profiles.rows, &b.segments.rows} }
+
+func (b *changeBatch) add(r *pipeline.Record) *pipeline.RejectError {
+	m, err := pipeline.ParseMessage(r.Key, r.Value)
+	if err != nil {
+		return asReject(err)
+	}
+	data, meta := gjson.ParseBytes(m.Data), gjson.ParseBytes(m.Meta)
+	switch m.Type {
+	case pipeline.ProfileCreated, pipeline.ProfileUpdated:
+		return b.profiles.add(m, data, meta)
+	case pipeline.SegmentEntered, pipeline.SegmentExited:
+		return b.segments.add(m, data, meta)
+	}
+	return nil
+}
+
+// profileRows is the table profiles.
+type profileRows struct {
+	rows
+	flat flattener
+
+	id              *proto.ColUUID
+	version         *proto.ColUInt64
+	deleted         *proto.ColUInt8
+	mergedInto      *proto.ColNullable[uuid.UUID]
+	first, last     *proto.ColDateTime64
+	identifiers     *proto.ColMap[string, []string]
+	traits          textMap
+	aggregates      numberMap
+	segments        *proto.ColArr[string]
+	scores          numberMap
+	updated         *proto.ColDateTime64
+	aggregate       []pair // of the row in hand
+	score           []pair
+	segmentsInHand  []string
+	identifierNames []string
+}
+
+type pair struct {
+	name  string
+	value float64
+}
+
+func (t *profileRows) init() {
+	t.rows = rows{table: "profiles"}
+	t.id = column(&t.rows, "profile_id", new(proto.ColUUID))
+	t.version = column(&t.rows, "version", new(proto.ColUInt64))
+	t.deleted = column(&t.rows, "deleted", new(proto.ColUInt8))
+	t.mergedInto = column(&t.rows, "merged_into", new(proto.ColUUID).Nullable())
+	t.first = column(&t.rows, "first_seen", newTimes())
+	t.last = column(&t.rows, "last_seen", newTimes())
+	t.identifiers = column(&t.rows, "identifiers", proto.NewMap[string, []string](newLowText(), new(proto.ColStr).Array()))
+	t.traits = column(&t.rows, "traits", newTextMap())
+	t.aggregates = column(&t.rows, "aggregates", newNumberMap())
+	t.segments = column(&t.rows, "segments", newLowText().Array())
+	t.scores = column(&t.rows, "scores", newNumberMap())
+	t.updated = column(&t.rows, "updated_at", newTimes())
+	t.flat.column = t.traits
+}
+
+// add appends the profile that the message carries: data.profile, or data itself. The version orders the rows of a profile.
+func (t *profileRows) add(m *pipeline.Message, data, meta gjson.Result) *pipeline.RejectError {
+	p := data.Get("profile")
+	if !p.IsObject() {
+		p = data
+	}
+	version, ok := unsigned(meta.Get("version"), math.MaxUint64)
+	if !ok || !p.IsObject() {
+		return pipeline.Reject("profile_incomplete", "the message lacks the profile or meta.version")
+	}
+	first, okFirst := readTime(p.Get("first_seen"))
+	last, okLast := readTime(p.Get("last_seen"))
+	if !okFirst || !okLast {
+		return pipeline.Reject("profile_time", "first_seen or last_seen of the profile is not a time")
+	}
+	var others []gjson.Result // aggregates that are not numbers, name and value in turn
+	var finite bool
+	if t.aggregate, others, finite = readNumbers(t.aggregate[:0], p.Get("aggregates")); !finite {
+		return pipeline.Reject("number_range", "an aggregate of the profile is beyond what a float holds")
+	}
+	if t.score, _, finite = readNumbers(t.score[:0], p.Get("scores")); !finite {
+		return pipeline.Reject("number_range", "a score of the profile is beyond what a float holds")
+	}
+
+	t.id.Append(m.ProfileID)
+	t.version.Append(version)
+	t.deleted.Append(0)
+	t.mergedInto.Append(proto.Null[uuid.UUID]())
+	t.first.AppendRaw(stored(first))
+	t.last.AppendRaw(stored(last))
+	t.appendIdentifiers(p.Get("identifiers"))
+	traits := p.Get("traits")
+	t.flat.begin(len(traits.Raw))
+	t.flat.object(traits)
+	for i := 0; i+1 < len(others); i += 2 {
+		t.flat.field(others[i].Str, others[i+1])
+	}
+	t.flat.end()
+	appendNumbers(t.aggregates, t.aggregate)
+	t.appendSegments(p.Get("segments"))
+	appendNumbers(t.scores, t.score)
+	t.updated.AppendRaw(stored(m.Timestamp))
+	return nil
+}
+
+// appendIdentifiers appends {type: [value, …]}; a single value counts as a list of one.
+func (t *profileRows) appendIdentifiers(o gjson.Result) {
+	names := t.identifierNames[:0]
+	if o.IsObject() {
+		o.ForEach(func(key, v gjson.Result) bool {
+			name := low(key.Str)
+			for _, n := range names {
+				if n == name {
+					return true
+				}
+			}
+			names = append(names, name)
+			values := []string{}
+			for _, x := range v.Array() {
+				if x.Type != gjson.Null {
+					values = append(values, x.String())
+				}
+			}
+			t.identifiers.Keys.Append(name)
+			t.identifiers.Values.Append(values)
+			return true
+		})
+	}
+	t.identifierNames = names
+	t.identifiers.Offsets.Append(uint64(t.identifiers.Keys.Rows()))
+}
+
+func (t *profileRows) appendSegments(a gjson.Result) {
+	t.segmentsInHand = t.segmentsInHand[:0]
+	if a.IsArray() {
+		for _, x := range a.Array() {
+			t.segmentsInHand = append(t.segmentsInHand, low(x.String()))
+		}
+	}
+	t.segments.Append(t.segmentsInHand)
+}
+
+// readNumbers reads {name: number}; true and false are 1 and 0, null is absent, the first of duplicates counts. Other values
+// come back as others.
+func readNumbers(dst []pair, o gjson.Result) (numbers []pair, others []gjson.Result, finite bool) {
+	finite = true
+	if !o.IsObject() {
+		return dst, nil, true
+	}
+	o.ForEach(func(key, v gjson.Result) bool {
+		p := pair{name: low(key.Str)}
+		switch v.Type {
+		case gjson.Number:
+			p.value = v.Num
+			finite = finite && !math.IsInf(v.Num, 0) && !math.IsNaN(v.Num)
+		case gjson.True:
+			p.value = 1
+		case gjson.False:
+		case gjson.Null:
+			return true
+		default:
+			others = append(others, key, v)
+			return true
+		}
+		for _, have := range dst {
+			if have.name == p.name {
+				return true
+			}
+		}
+		dst = append(dst, p)
+		return true
+	})
+	return dst, others, finite
+}
+
+func appendNumbers(c numberMap, pairs []pair) {
+	for _, p := range pairs {
+		c.Keys.Append(p.name)
+		c.Values.Append(p.value)
+	}
+	c.Offsets.Append(uint64(c.Keys.Rows()))
+}
+
+// segmentRows is the table segment_log.
+type segmentRows struct {
+	rows
+	transition         *proto.ColUUID
+	segment            lowText
+	version            *proto.ColUInt32
+	profile            *proto.ColUUID
+	sequence           *proto.ColUInt64
+	op                 lowText
+	delta              *proto.ColInt8
+	since              *proto.ColDateTime64
+	cause              lowText
+	effective, emitted *proto.ColDateTime64
+	message            *proto.ColStr
+}
+
+func (t *segmentRows) init() {
+	t.rows = rows{table: "segment_log", key: "toString(transition_id)", timeColumn: "effective_at"}
+	t.transition = column(&t.rows, "transition_id", new(proto.ColUUID))
+	t.segment = column(&t.rows, "segment", newLowText())
+	t.version = column(&t.rows, "version", new(proto.ColUInt32))
+	t.profile = column(&t.rows, "profile_id", new(proto.ColUUID))
+	t.sequence = column(&t.rows, "sequence", new(proto.ColUInt64))
+	t.op = column(&t.rows, "op", newLowText())
+	t.delta = column(&t.rows, "delta", new(proto.ColInt8))
+	t.since = column(&t.rows, "since", newTimes())
+	t.cause = column(&t.rows, "cause", newLowText())
+	t.effective = column(&t.rows, "effective_at", newTimes())
+	t.emitted = column(&t.rows, "emitted_at", newTimes())
+	t.message = column(&t.rows, "trigger_message_id", new(proto.ColStr))
+}
+
+// add appends a transition. What meta leaves out follows from the type: an entry is +1 since it took effect, an exit -1.
+func (t *segmentRows) add(m *pipeline.Message, data, meta gjson.Result) *pipeline.RejectError {
+	id, err := uuid.Parse(data.Get("transition_id").String())
+	segment := data.Get("segment").String()
+	sequence, okSequence := unsigned(meta.Get("sequence"), math.MaxUint64)
+	version, okVersion := unsigned(data.Get("version"), math.MaxUint32)
+	if err != nil || segment == "" || !okSequence || !okVersion {
+		return pipeline.Reject("transition_incomplete", "the message lacks a usable transition_id, segment, version or meta.sequence")
+	}
+	effective, ok := readTime(data.Get("effective_at"))
+	if !ok {
+		return pipeline.Reject("transition_time", "effective_at of the transition is not a time")
+	}
+	emitted, ok := readTime(data.Get("emitted_at"))
+	if !ok {
+		emitted = m.Timestamp
+	}
+	since, ok := readTime(meta.Get("since"))
+	if !ok {
+		since = effective
+	}
+	op, delta := "enter", int64(1)
+	if m.Type == pipeline.SegmentExited {
+		op, delta = "exit", -1
+	}
+	if v := meta.Get("op"); v.Type == gjson.String {
+		op = v.Str
+	}
+	if v := meta.Get("delta"); v.Type == gjson.Number {
+		delta = v.Int()
+	}
+	switch op {
+	case "enter", "exit", "carried", "passed":
+	default:
+		return pipeline.Reject("transition_op", "meta.op of the transition is not enter, exit, carried or passed")
+	}
+	if delta < -1 || delta > 1 {
+		return pipeline.Reject("transition_delta", "meta.delta of the transition is not -1, 0 or 1")
+	}
+	if t.skip(stored(effective), id.String) {
+		return nil
+	}
+
+	t.transition.Append(id)
+	t.segment.Append(low(segment))
+	t.version.Append(uint32(version))
+	t.profile.Append(m.ProfileID)
+	t.sequence.Append(sequence)
+	t.op.Append(op)
+	t.delta.Append(int8(delta))
+	t.since.AppendRaw(stored(since))
+	t.cause.Append(low(data.Get("cause").String()))
+	t.effective.AppendRaw(stored(effective))
+	t.emitted.AppendRaw(stored(emitted))
+	t.message.Append(valid(data.Get("message_id").String()))
+	return nil
+}
+
+// unsigned reads a whole number from 0 to most, written as a number or a text.
+func unsigned(v gjson.Result, most uint64) (uint64, bool) {
+	text := v.Raw
+	if v.Type == gjson.String {
+		text = v.Str
+	}
+	var n uint64
+	for _, c := range []byte(text) {
+		if c < '0' || c > '9' || n > (math.MaxUint64-uint64(c-'0'))/10 {
+			return 0, false
+		}
+		n = n*10 + uint64(c-'0')
+	}
+	return n, text != "" && n <= most
+}
+
+// readTime reads a time: RFC 3339, or Unix seconds as a number.
+func readTime(v gjson.Result) (time.Time, bool) {
+	switch v.Type {
+	case gjson.String:
+		t, err := time.Parse(time.RFC3339Nano, v.Str)
+		return t, err == nil
+	case gjson.Number:
+		if math.Abs(v.Num) > 1e12 {
+			return time.Time{}, false
+		}
+		return time.UnixMilli(int64(math.Round(v.Num * 1000))), true
+	}
+	return time.Time{}, false
+}

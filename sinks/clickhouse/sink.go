@@ -1,0 +1,218 @@
+package clickhouse
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/ClickHouse/ch-go/proto"
+	"github.com/ClickHouse/clickhouse-go/v2"
+
+	"github.com/millstream-io/millstream/pipeline"
+)
+
+// Sink writes ranges into one database. It is safe for concurrent use by several partitions.
+type Sink struct {
+	address *address
+	conn    clickhouse.Conn
+	log     *slog.Logger
+	trouble trouble
+	// windows is how many parts the tables remember the tokens of, by table. Read-only once prepare has returned.
+	windows map[string]int64
+	slots   chan struct{} // one for each insert that runs; they bound the memory of encoded rows
+	batches sync.Map      // topic -> *sync.Pool of batch
+}
+
+func newSink(a *address, log *slog.Logger) (*Sink, error) {
+	conn, err := a.open(a.database)
+	if err != nil {
+		return nil, err
+	}
+	return &Sink{address: a, conn: conn, log: log, slots: make(chan struct{}, maxInserts)}, nil
+}
+
+// Close releases the connections; no WriteRange is running.
+func (s *Sink) Close() error {
+	if err := s.conn.Close(); err != nil {
+		return fmt.Errorf("close the connections to ClickHouse at %s: %w", s.address, err)
+	}
+	return nil
+}
+
+// Limits of one unit of statements, in records and in bytes of their values. ClickHouse cuts a statement into several
+// blocks above 1,048,449 rows or 256 MiB, and each block is deduplicated by itself; a row of events takes up to seven
+// times the bytes of its record, so a unit stays below 64 MB. Changing a limit changes how a range is cut: ranges that were
+// begun under the old one would be written twice if they are repeated.
+const (
+	maxUnitRecords = 100_000
+	maxUnitBytes   = 8 << 20
+)
+
+// unit is a part of a range that is small enough for one statement per table. Its offsets are in its tokens.
+type unit struct {
+	topic       string
+	partition   int32
+	first, last int64
+	records     []pipeline.Record
+}
+
+// cut divides a range into units, by the records alone.
+func cut(r pipeline.Range, records []pipeline.Record) []unit {
+	var units []unit
+	first, begin, bytes := r.First, 0, 0
+	for i := range records {
+		size := len(records[i].Value)
+		if i > begin && (i-begin >= maxUnitRecords || bytes+size > maxUnitBytes) {
+			units = append(units, unit{r.Topic, r.Partition, first, records[i].Offset - 1, records[begin:i]})
+			first, begin, bytes = records[i].Offset, i, 0
+		}
+		bytes += size
+	}
+	return append(units, unit{r.Topic, r.Partition, first, r.Last, records[begin:]})
+}
+
+func (u *unit) token(table string) string {
+	return fmt.Sprintf("%s-%d-%d-%d-%s", u.topic, u.partition, u.first, u.last, table)
+}
+
+// WriteRange stores the records and returns once the server has them all, or when ctx ends; then the same range must come
+// again. Errors other than the end of ctx are waited out. A record that cannot be a row is rejected, its neighbours pass.
+// nil outcomes mean that all records are stored.
+func (s *Sink) WriteRange(ctx context.Context, r pipeline.Range, records []pipeline.Record) ([]pipeline.Outcome, error) {
+	if newBatch(r.Topic) == nil {
+		return nil, fmt.Errorf("write a range of topic %s: the clickhouse sink does not read it", r.Topic)
+	}
+	rejected := make(map[int64]*pipeline.RejectError) // by offset
+	for _, u := range cut(r, records) {
+		if err := s.writeUnit(ctx, &u, r.Repeated, rejected); err != nil {
+			return nil, fmt.Errorf("write %s partition %d offsets %d to %d: %w", r.Topic, r.Partition, r.First, r.Last, err)
+		}
+	}
+	if err := s.writeProgress(ctx, r); err != nil {
+		return nil, fmt.Errorf("note the progress of %s partition %d at offset %d: %w", r.Topic, r.Partition, r.Last, err)
+	}
+	if len(rejected) == 0 {
+		return nil, nil
+	}
+	outcomes := make([]pipeline.Outcome, len(records))
+	for i := range records {
+		if rej := rejected[records[i].Offset]; rej != nil {
+			outcomes[i] = pipeline.Outcome{Kind: pipeline.Rejected, Code: rej.Code, Reason: rej.Reason}
+		}
+	}
+	return outcomes, nil
+}
+
+// writeUnit writes one unit into its tables. doubtful: an earlier try may have written some of it.
+func (s *Sink) writeUnit(ctx context.Context, u *unit, doubtful bool, rejected map[int64]*pipeline.RejectError) error {
+	if len(u.records) == 0 {
+		return nil
+	}
+	done := make(map[string]bool)
+	return s.until(ctx, func(ctx context.Context) (string, error) {
+		what, err := s.tryUnit(ctx, u, doubtful, done, rejected)
+		doubtful = true
+		return what, err
+	})
+}
+
+// tryUnit builds the rows and sends those of the tables that are not done yet. They are built again for each try, so that a
+// range that waits for hours holds no memory but its records.
+func (s *Sink) tryUnit(ctx context.Context, u *unit, doubtful bool, done map[string]bool, rejected map[int64]*pipeline.RejectError) (what string, err error) {
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-ctx.Done():
+		return "wait for its turn", ctx.Err()
+	}
+	b := s.batch(u.topic)
+	defer s.release(u.topic, b)
+	fillBatch(b, u.records, rejected)
+	for _, t := range b.tables() {
+		if done[t.table] {
+			continue
+		}
+		what = "insert into " + t.table
+		if err := s.insert(ctx, b, t, u, doubtful); err != nil {
+			return what, err
+		}
+		done[t.table] = true
+		s.trouble.over(s.log, what)
+	}
+	return "", nil
+}
+
+// fillBatch turns the records into rows and notes those that cannot be.
+func fillBatch(b batch, records []pipeline.Record, rejected map[int64]*pipeline.RejectError) {
+	for i := range records {
+		if rej := b.add(&records[i]); rej != nil {
+			rejected[records[i].Offset] = rej
+		}
+	}
+}
+
+func (s *Sink) batch(topic string) batch {
+	pool, _ := s.batches.LoadOrStore(topic, &sync.Pool{New: func() any { return newBatch(topic) }})
+	return pool.(*sync.Pool).Get().(batch)
+}
+
+func (s *Sink) release(topic string, b batch) {
+	for _, t := range b.tables() {
+		t.reset()
+		t.have = nil
+	}
+	pool, _ := s.batches.Load(topic)
+	pool.(*sync.Pool).Put(b)
+}
+
+// writeProgress adds the row of progress: what is below next_offset is stored, and so is what the broker got before
+// complete_until.
+func (s *Sink) writeProgress(ctx context.Context, r pipeline.Range) error {
+	t := rows{table: "progress"}
+	column(&t, "topic", newLowText()).Append(r.Topic)
+	column(&t, "kafka_partition", new(proto.ColUInt16)).Append(uint16(r.Partition))
+	column(&t, "next_offset", new(proto.ColUInt64)).Append(uint64(r.Last + 1))
+	until := proto.DateTime64(0)
+	if !r.Watermark.IsZero() {
+		until = stored(r.Watermark)
+	}
+	column(&t, "complete_until", newTimes()).AppendRaw(until)
+	token := fmt.Sprintf("%s-%d-%d-%d-progress", r.Topic, r.Partition, r.First, r.Last)
+	return s.until(ctx, func(ctx context.Context) (string, error) {
+		const what = "insert into progress"
+		err := s.send(ctx, &t, token)
+		if err == nil {
+			s.trouble.over(s.log, what)
+		}
+		return what, err
+	})
+}
+
+// Resume is the offset after the last range of the partition that is stored whole, -1 if there is none. It waits for the
+// server until ctx ends.
+func (s *Sink) Resume(ctx context.Context, topic string, partition int32) (int64, error) {
+	next := int64(-1)
+	err := s.until(ctx, func(ctx context.Context) (string, error) {
+		const what = "read progress"
+		var known, offset uint64
+		row := s.conn.QueryRow(ctx, "SELECT count(), max(next_offset) FROM "+s.table("progress")+" WHERE topic = ? AND kafka_partition = ?", topic, partition)
+		if err := row.Scan(&known, &offset); err != nil {
+			return what, err
+		}
+		if known > 0 {
+			next = int64(offset)
+		}
+		s.trouble.over(s.log, what)
+		return what, nil
+	})
+	if err != nil {
+		return -1, fmt.Errorf("ask for the progress of %s partition %d: %w", topic, partition, err)
+	}
+	return next, nil
+}
+
+// table is a table's full name, quoted.
+func (s *Sink) table(name string) string {
+	return quoteName(s.address.database) + "." + quoteName(name)
+}
