@@ -3,8 +3,9 @@ package sources
 
 import (
 	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/sources/file"
 	"github.com/millstream-io/millstream/sources/http"
 )
 
 // Kinds are the sources that the YAML knows.
-var Kinds = []pipeline.SourceKind{http.Kind}
+var Kinds = []pipeline.SourceKind{http.Kind, file.Kind}
