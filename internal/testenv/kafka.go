@@ -1,0 +1,277 @@
+package testenv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+)
+
+// Kafka returns the addresses of an Apache Kafka that all tests of the process share: those of the environment variable
+// KAFKA_BROKERS, or one started for it (Java 17, Maven for the first time). Topics and groups want names of their own (Name).
+// Without Kafka the test is skipped.
+func Kafka(t testing.TB) []string {
+	t.Helper()
+	if addrs := os.Getenv("KAFKA_BROKERS"); addrs != "" {
+		return strings.Split(addrs, ",")
+	}
+	b, err := sharedKafka()
+	need(t, "Apache Kafka", err)
+	return b.Addrs()
+}
+
+var sharedKafka = sync.OnceValues(func() (*Broker, error) {
+	dir, err := os.MkdirTemp("", "millstream-kafka-")
+	if err != nil {
+		return nil, err
+	}
+	b, err := newKafka(dir, Options{})
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	if err := atEnd(func() { b.Close(); os.RemoveAll(dir) }); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
+})
+
+// StartKafka starts an Apache Kafka for this test alone, to be stopped, killed and started again.
+func StartKafka(t testing.TB, o Options) *Broker {
+	t.Helper()
+	b, err := newKafka(t.TempDir(), o)
+	need(t, "Apache Kafka", err)
+	t.Cleanup(func() { b.Close() })
+	return b
+}
+
+// kafka is one node of Apache Kafka, broker and controller in one process (KRaft).
+type kafka struct {
+	jars, dir string
+	port      int // where it listens
+	public    int // what it tells clients
+	control   int
+	proc      *javaProcess
+}
+
+func newKafka(dir string, o Options) (*Broker, error) {
+	jars, err := kafkaJars()
+	if err != nil {
+		return nil, err
+	}
+	ports, err := freePorts(2)
+	if err != nil {
+		return nil, err
+	}
+	k := &kafka{jars: jars, dir: dir, port: ports[0], public: ports[0], control: ports[1]}
+	b := &Broker{server: k}
+	if o.Proxied {
+		if b.proxy, err = newProxy(k.addr()); err != nil {
+			return nil, err
+		}
+		k.public = b.proxy.port()
+	}
+	if err := k.format(o.Properties); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	if err := k.start(); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	if err := warmUp(k.addr()); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
+}
+
+func (k *kafka) addr() string { return fmt.Sprintf("127.0.0.1:%d", k.port) }
+
+// properties of a small test broker; what differs from the defaults has its reason beside it.
+func (k *kafka) properties() map[string]string {
+	return map[string]string{
+		"process.roles":              "broker,controller",
+		"node.id":                    "1",
+		"controller.quorum.voters":   fmt.Sprintf("1@127.0.0.1:%d", k.control),
+		"listeners":                  fmt.Sprintf("PLAINTEXT://127.0.0.1:%d,CONTROLLER://127.0.0.1:%d", k.port, k.control),
+		"advertised.listeners":       fmt.Sprintf("PLAINTEXT://127.0.0.1:%d", k.public),
+		"controller.listener.names":  "CONTROLLER",
+		"inter.broker.listener.name": "PLAINTEXT",
+		"log.dirs":                   filepath.Join(k.dir, "data"),
+		"auto.create.topics.enable":  "false", // would hide a missing topic
+		// One node, few internal partitions.
+		"offsets.topic.num.partitions": "4", "offsets.topic.replication.factor": "1",
+		"transaction.state.log.num.partitions": "4", "transaction.state.log.replication.factor": "1", "transaction.state.log.min.isr": "1",
+		"share.coordinator.state.topic.replication.factor": "1", "share.coordinator.state.topic.min.isr": "1",
+		"group.initial.rebalance.delay.ms":                            "0",    // else the first join of every group waits 3 s
+		"group.min.session.timeout.ms":                                "1000", // else sessions below 6 s are refused
+		"transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000", // else expired transactions stay for up to 10 s
+		// After SIGKILL the node is let in again only when its old registration has expired: 4 s instead of 12.
+		"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "500",
+		// A small machine.
+		"num.network.threads": "2", "num.io.threads": "4", "log.cleaner.dedupe.buffer.size": "4194304",
+		"offsets.topic.segment.bytes": "16777216", "transaction.state.log.segment.bytes": "16777216",
+		"log.cleaner.backoff.ms": "500", // compaction tests wait for the cleaner
+	}
+}
+
+func (k *kafka) format(extra map[string]string) error {
+	p := k.properties()
+	maps.Copy(p, extra)
+	var w strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(p)) {
+		fmt.Fprintf(&w, "%s=%s\n", key, p[key])
+	}
+	if err := os.WriteFile(filepath.Join(k.dir, "server.properties"), []byte(w.String()), 0o644); err != nil {
+		return err
+	}
+	cmd := k.java("kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", "server.properties")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("format the data folder: %w: %s", err, out)
+	}
+	return nil
+}
+
+func (k *kafka) java(args ...string) *exec.Cmd {
+	cmd := exec.Command("java", append([]string{
+		"-Xmx512m", "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-cp", filepath.Join(k.jars, "*"),
+	}, args...)...)
+	cmd.Dir = k.dir
+	return cmd
+}
+
+// start launches the broker and waits until it answers.
+func (k *kafka) start() error {
+	log, err := os.OpenFile(filepath.Join(k.dir, "broker.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := k.java("kafka.Kafka", "server.properties")
+	cmd.Stdout, cmd.Stderr = log, log
+	if k.proc, err = startProcess(cmd); err != nil {
+		return err
+	}
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if c, err := net.DialTimeout("tcp", k.addr(), time.Second); err == nil {
+			return c.Close()
+		}
+		if k.proc.ended() {
+			break
+		}
+	}
+	text, _ := os.ReadFile(log.Name())
+	return errors.Join(fmt.Errorf("the broker did not come up: …%s", text[max(0, len(text)-2000):]), k.stop(syscall.SIGKILL))
+}
+
+func (k *kafka) stop(sig syscall.Signal) error {
+	if k.proc == nil {
+		return nil
+	}
+	defer func() { k.proc = nil }()
+	return k.proc.stop(sig)
+}
+
+// warmUp makes the internal topics, which takes the first group and the first transaction on a new broker seconds.
+func warmUp(addr string) error {
+	conf := sarama.NewConfig()
+	conf.Version = sarama.V2_8_0_0
+	conf.Metadata.Retry.Max = 60
+	conf.Producer.Idempotent, conf.Net.MaxOpenRequests, conf.Producer.RequiredAcks = true, 1, sarama.WaitForAll
+	conf.Producer.Transaction.ID, conf.Producer.Transaction.Retry.Max = "testenv", 300
+	conf.Producer.Return.Successes = true
+	var errs error
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		p, err := sarama.NewSyncProducer([]string{addr}, conf)
+		if err != nil {
+			errs = err
+			continue
+		}
+		if err := p.Close(); err != nil {
+			return err
+		}
+		c, err := sarama.NewClient([]string{addr}, conf)
+		if err != nil {
+			return err
+		}
+		_, err = c.Coordinator("testenv")
+		return errors.Join(err, c.Close())
+	}
+	return fmt.Errorf("warm the broker up: %w", errs)
+}
+
+func freePorts(n int) ([]int, error) {
+	var ports []int
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close() // all at once: else the same port comes twice
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports, nil
+}
+
+// javaProcess is a process that dies with this one.
+type javaProcess struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+// startProcess starts cmd from a goroutine that keeps its thread while the process lives: the kernel sends the parent-death
+// signal when the thread ends that started it.
+func startProcess(cmd *exec.Cmd) (*javaProcess, error) {
+	cmd.SysProcAttr = dieWithParent()
+	p := &javaProcess{cmd: cmd, done: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // how it ended is of no interest: it was told to, or its log tells
+			close(p.done)
+		}
+	}()
+	return p, <-started
+}
+
+func (p *javaProcess) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// stop sends the signal and waits; a graceful end that takes longer than 20 s is cut short.
+func (p *javaProcess) stop(sig syscall.Signal) error {
+	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+	}
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	<-p.done
+	return nil
+}
