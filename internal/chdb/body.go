@@ -39,7 +39,7 @@ func requestBody(w http.ResponseWriter, r *http.Request, q *request, limit int64
 			body = d.IOReadCloser()
 		}
 	default:
-		return nil, newDoorError(codeNotImplemented, "NOT_IMPLEMENTED", "Unknown compression %q: want gzip, deflate, br or zstd", encoding)
+		return nil, newException(codeNotImplemented, "Unknown compression %q: want gzip, deflate, br or zstd", encoding)
 	}
 	if err != nil {
 		return nil, bodyError(err)
@@ -80,9 +80,9 @@ func bodyError(err error) error {
 		return err
 	}
 	if errors.Is(err, errBodyRead) {
-		return newDoorError(codeNetwork, "NETWORK_ERROR", "The request body ended early: %s", err)
+		return newException(codeNetwork, "The request body ended early: %s", err)
 	}
-	return newDoorError(codeCannotDecompress, "CANNOT_DECOMPRESS", "The request body cannot be decompressed: %s", err)
+	return newException(codeCannotDecompress, "The request body cannot be decompressed: %s", err)
 }
 
 var errBodyRead = errors.New("read from the client")

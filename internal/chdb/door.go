@@ -37,7 +37,6 @@ const (
 type door struct {
 	config   doorConfig
 	engine   *engine
-	version  string
 	secret   [sha256.Size]byte
 	slots    chan struct{}
 	sessions *sessions
@@ -47,7 +46,7 @@ type door struct {
 
 func newDoor(e *engine, c doorConfig, log *slog.Logger) *door {
 	return &door{
-		config: c, engine: e, version: e.lib.version(), secret: sha256.Sum256([]byte(c.password)),
+		config: c, engine: e, secret: sha256.Sum256([]byte(c.password)),
 		slots: make(chan struct{}, c.statements), sessions: newSessions(e.connect), log: log,
 	}
 }
@@ -78,7 +77,7 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-ClickHouse-Timezone", d.engine.timezone)
 	parameters, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		newAnswer(w).finish(newDoorError(codeBadArguments, "BAD_ARGUMENTS", "The address cannot be parsed: %s", err), d.version)
+		newAnswer(w).finish(newException(codeBadArguments, "The address cannot be parsed: %s", err), d.engine.version)
 		return
 	}
 	hasQuery := parameters.Get("query") != ""
@@ -89,7 +88,7 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "There is no handle "+r.URL.Path, http.StatusNotFound)
 	default:
 		a := newAnswer(w)
-		a.finish(d.serve(a, r, parameters), d.version)
+		a.finish(d.serve(a, r, parameters), d.engine.version)
 	}
 }
 
@@ -99,10 +98,10 @@ func (d *door) serve(a *answer, r *http.Request, parameters url.Values) error {
 		return err
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodPost {
-		return newDoorError(codeNotImplemented, "NOT_IMPLEMENTED", "Method %s", r.Method)
+		return newException(codeNotImplemented, "Method %s", r.Method)
 	}
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "multipart/") {
-		return newDoorError(codeNotImplemented, "NOT_IMPLEMENTED", "External tables in a multipart body")
+		return newException(codeNotImplemented, "External tables in a multipart body")
 	}
 	q, err := parseRequest(r, parameters)
 	if err != nil {
@@ -151,11 +150,11 @@ func (d *door) authenticate(r *http.Request, parameters url.Values) error {
 		user, password = parameters.Get("user"), parameters.Get("password")
 	}
 	if user == "" && password == "" {
-		return newDoorError(codeRequiredPassword, "REQUIRED_PASSWORD", "Authentication required: user %s, password in the file \"password\" of the data folder", User)
+		return newException(codeRequiredPassword, "Authentication required: user %s, password in the file \"password\" of the data folder", User)
 	}
 	given := sha256.Sum256([]byte(password))
 	if subtle.ConstantTimeCompare(given[:], d.secret[:]) != 1 || user != User {
-		return newDoorError(codeAuthentication, "AUTHENTICATION_FAILED", "Authentication failed: password is incorrect, or there is no user with such name")
+		return newException(codeAuthentication, "Authentication failed: password is incorrect, or there is no user with such name")
 	}
 	return nil
 }
@@ -169,7 +168,7 @@ func (d *door) takeSlot(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-timeout.C:
-		return newDoorError(codeTooManyQueries, "TOO_MANY_SIMULTANEOUS_QUERIES", "Too many simultaneous queries: %d run, this one waited %s", d.config.statements, queueTimeout)
+		return newException(codeTooManyQueries, "Too many simultaneous queries: %d run, this one waited %s", d.config.statements, queueTimeout)
 	}
 }
 
@@ -187,10 +186,13 @@ func readHead(query string, body io.Reader) (head []byte, s shape, rest io.Reade
 		}
 		s = shapeOf(text.Bytes())
 		if s.insertData || n < limit {
+			if s.empty {
+				return nil, shape{}, nil, newException(codeSyntaxError, "Empty query")
+			}
 			return text.Bytes(), s, body, nil
 		}
 		if limit == maxStatement {
-			return nil, shape{}, nil, newDoorError(codeTooManyBytes, "TOO_MANY_BYTES", "A statement without data is longer than %d bytes", maxStatement)
+			return nil, shape{}, nil, newException(codeTooLarge, "A statement without data is longer than %d bytes", maxStatement)
 		}
 	}
 }

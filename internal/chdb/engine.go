@@ -3,7 +3,6 @@ package chdb
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -17,6 +16,7 @@ type engine struct {
 	path     string
 	keep     *conn // the engine lives as long as one connection is open
 	timezone string
+	version  string // of ClickHouse, "26.7.2.1"
 }
 
 // conn is one connection, with its own database, settings and temporary tables. It runs one statement at a time: two at
@@ -29,26 +29,6 @@ type conn struct {
 // stats is what one statement read and wrote.
 type stats struct {
 	resultRows, readRows, readBytes, wroteRows, wroteBytes uint64
-}
-
-// exception is an error of the engine, with ClickHouse's number of it.
-type exception struct {
-	code    int
-	message string // "Code: 60. DB::Exception: … (UNKNOWN_TABLE)"
-}
-
-func (e *exception) Error() string { return e.message }
-
-var exceptionCode = regexp.MustCompile(`^Code: (\d+)\.`)
-
-func newException(message string) error {
-	e := &exception{code: codeUnknown, message: message}
-	if m := exceptionCode.FindStringSubmatch(message); m != nil {
-		e.code, _ = strconv.Atoi(m[1])
-	} else {
-		e.message = fmt.Sprintf("Code: %d. DB::Exception: %s", codeUnknown, message)
-	}
-	return e
 }
 
 // openEngine opens the data folder at path and creates the database. All memory together, of statements, merges and
@@ -64,13 +44,13 @@ func openEngine(lib *library, path, database string, memoryLimit uint64) (*engin
 		e.close()
 		return nil, fmt.Errorf("create the embedded database: %w", err)
 	}
-	_, err = e.keep.query([]byte("SELECT timezone()"), "TSVRaw", nil, func(b []byte) error {
-		e.timezone = strings.TrimSpace(string(b))
+	_, err = e.keep.query([]byte("SELECT timezone(), version()"), "TSVRaw", nil, func(b []byte) error {
+		e.timezone, e.version, _ = strings.Cut(strings.TrimSpace(string(b)), "\t")
 		return nil
 	})
 	if err != nil {
 		e.close()
-		return nil, fmt.Errorf("ask the time zone of the engine: %w", err)
+		return nil, fmt.Errorf("ask the engine for time zone and version: %w", err)
 	}
 	return e, nil
 }
@@ -130,7 +110,7 @@ func (c *conn) exec(sql string) error {
 func (c *conn) classify(sql []byte) (analysis, error) {
 	a := analysis{structSize: uint32(unsafe.Sizeof(analysis{}))}
 	if c.lib.classify(*c.handle, firstByte(sql), uintptr(len(sql)), nil, 0, &a) != 0 {
-		return a, newException("the ClickHouse library cannot classify a statement")
+		return a, newException(codeUnknown, "the ClickHouse library cannot classify a statement")
 	}
 	runtime.KeepAlive(sql)
 	return a, nil
@@ -141,11 +121,11 @@ func (c *conn) classify(sql []byte) (analysis, error) {
 func (c *conn) query(sql []byte, format string, params map[string]string, emit func([]byte) error) (stats, error) {
 	r := c.lib.query.call(*c.handle, sql, format, params)
 	if r == nil {
-		return stats{}, newException("the ClickHouse library gave no answer")
+		return stats{}, newException(codeUnknown, "the ClickHouse library gave no answer")
 	}
 	defer c.lib.destroy(r)
 	if m := c.lib.resultError(r); m != "" {
-		return stats{}, newException(m)
+		return stats{}, engineException(m)
 	}
 	s := c.lib.stats(r)
 	if b := c.lib.bytes(r); len(b) > 0 {
@@ -162,14 +142,14 @@ var errNotStreamed = errors.New("statement cannot be streamed")
 func (c *conn) stream(sql []byte, format string, params map[string]string, emit func([]byte) error) (stats, error) {
 	r := c.lib.stream.call(*c.handle, sql, format, params)
 	if r == nil {
-		return stats{}, newException("the ClickHouse library gave no answer")
+		return stats{}, newException(codeUnknown, "the ClickHouse library gave no answer")
 	}
 	defer c.lib.destroy(r)
 	if m := c.lib.resultError(r); m != "" {
 		if strings.Contains(m, "DB::Exception: Streaming query is not supported for query") {
 			return stats{}, errNotStreamed
 		}
-		return stats{}, newException(m)
+		return stats{}, engineException(m)
 	}
 	var total stats
 	for {
@@ -191,7 +171,7 @@ func (c *conn) fetch(stream unsafe.Pointer, total *stats, emit func([]byte) erro
 	}
 	defer c.lib.destroy(r)
 	if m := c.lib.resultError(r); m != "" {
-		return false, newException(m)
+		return false, engineException(m)
 	}
 	s := c.lib.stats(r)
 	total.resultRows += s.resultRows
@@ -213,11 +193,11 @@ type insert struct {
 func (c *conn) insert(sql []byte, format string, params map[string]string) (*insert, error) {
 	i := &insert{lib: c.lib, stream: c.lib.insert.call(*c.handle, sql, format, params)}
 	if i.stream == nil {
-		return nil, newException("the ClickHouse library refused the insert")
+		return nil, newException(codeUnknown, "the ClickHouse library refused the insert")
 	}
 	if m := c.lib.insertError(i.stream); m != "" {
 		c.lib.insertDestroy(i.stream)
-		return nil, newException(m)
+		return nil, engineException(m)
 	}
 	return i, nil
 }
@@ -231,9 +211,9 @@ func (i *insert) append(data []byte) error {
 	runtime.KeepAlive(data)
 	if failed {
 		if m := i.lib.insertError(i.stream); m != "" {
-			return newException(m)
+			return engineException(m)
 		}
-		return newException("the ClickHouse library refused the data")
+		return newException(codeUnknown, "the ClickHouse library refused the data")
 	}
 	return nil
 }
@@ -243,11 +223,11 @@ func (i *insert) done() (stats, error) {
 	defer i.lib.insertDestroy(i.stream)
 	r := i.lib.insertDone(i.stream)
 	if r == nil {
-		return stats{}, newException("the ClickHouse library gave no answer to the insert")
+		return stats{}, newException(codeUnknown, "the ClickHouse library gave no answer to the insert")
 	}
 	defer i.lib.destroy(r)
 	if m := i.lib.resultError(r); m != "" {
-		return stats{}, newException(m)
+		return stats{}, engineException(m)
 	}
 	return i.lib.stats(r), nil
 }

@@ -12,7 +12,6 @@ import (
 // chdb-io/chdb-core at 26.7. Only calls that take lengths are bound, the others end at the first zero byte.
 // A process can load it once, and can have one data folder open.
 type library struct {
-	version           func() string
 	setSignalHandlers func(int32)
 
 	connect  func(argc int32, argv **byte) *unsafe.Pointer
@@ -69,7 +68,6 @@ func loadLibrary(path string) (*library, error) {
 		name string
 		ptr  any
 	}{
-		{"chdb_version", &l.version},
 		{"chdb_set_signal_handlers_enabled", &l.setSignalHandlers},
 		{"chdb_connect", &l.connect},
 		{"chdb_close_conn", &l.close},

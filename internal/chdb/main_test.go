@@ -27,6 +27,13 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if os.Getenv(parentVariable) != "" {
+		if err := parentMain(); err != nil {
+			fmt.Fprintln(os.Stderr, "parent of an engine:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

@@ -49,7 +49,7 @@ const (
 // parseRequest reads the address and the headers of a request.
 func parseRequest(r *http.Request, parameters url.Values) (*request, error) {
 	if len(parameters) > maxParameters {
-		return nil, newDoorError(codeBadArguments, "BAD_ARGUMENTS", "More than %d parameters", maxParameters)
+		return nil, newException(codeBadArguments, "More than %d parameters", maxParameters)
 	}
 	q := &request{
 		query:          parameters.Get("query"),
@@ -81,21 +81,21 @@ func parseRequest(r *http.Request, parameters url.Values) (*request, error) {
 func (q *request) check(sessionTimeout string) error {
 	for name := range q.settings {
 		if !settingName.MatchString(name) {
-			return newDoorError(codeUnknownSetting, "UNKNOWN_SETTING", "Unknown setting %q", name)
+			return newException(codeUnknownSetting, "Unknown setting %q", name)
 		}
 	}
 	if !settingName.MatchString(q.format) {
-		return newDoorError(73, "UNKNOWN_FORMAT", "Unknown format %q", q.format)
+		return newException(codeUnknownFormat, "Unknown format %q", q.format)
 	}
 	if strings.ContainsFunc(q.queryID, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return newDoorError(codeBadArguments, "BAD_ARGUMENTS", "Control characters in query_id")
+		return newException(codeBadArguments, "Control characters in query_id")
 	}
 	if sessionTimeout == "" {
 		return nil
 	}
 	seconds, err := strconv.ParseUint(sessionTimeout, 10, 32)
 	if err != nil || time.Duration(seconds)*time.Second > maxSessionTimeout {
-		return newDoorError(codeBadArguments, "INVALID_SESSION_TIMEOUT", "Invalid session timeout %q: want whole seconds, at most %.0f", sessionTimeout, maxSessionTimeout.Seconds())
+		return newException(codeSessionTimeout, "Invalid session timeout %q: want whole seconds, at most %.0f", sessionTimeout, maxSessionTimeout.Seconds())
 	}
 	q.sessionTimeout = time.Duration(seconds) * time.Second
 	return nil

@@ -1,6 +1,10 @@
 package chdb
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
 	"sync"
 	"time"
 )
@@ -34,17 +38,17 @@ func (s *sessions) take(id string, mustExist bool) (c *conn, fresh bool, err err
 	defer s.mu.Unlock()
 	if e := s.byID[id]; e != nil {
 		if e.busy {
-			return nil, false, newDoorError(codeSessionLocked, "SESSION_IS_LOCKED", "Session %q is locked by a concurrent client", id)
+			return nil, false, newException(codeSessionLocked, "Session %q is locked by a concurrent client", id)
 		}
 		e.busy = true
 		e.expire.Stop()
 		return e.conn, false, nil
 	}
 	if mustExist {
-		return nil, false, newDoorError(codeSessionNotFound, "SESSION_NOT_FOUND", "Session %q not found", id)
+		return nil, false, newException(codeSessionNotFound, "Session %q not found", id)
 	}
 	if len(s.byID) >= maxSessions || s.closed {
-		return nil, false, newDoorError(codeTooManyQueries, "TOO_MANY_SIMULTANEOUS_QUERIES", "More than %d sessions", maxSessions)
+		return nil, false, newException(codeTooManyQueries, "More than %d sessions", maxSessions)
 	}
 	if c, err = s.connect(); err != nil {
 		return nil, false, err
@@ -75,6 +79,35 @@ func (s *sessions) release(id string, keep time.Duration) {
 func (s *sessions) remove(id string, e *session) {
 	delete(s.byID, id)
 	e.conn.close()
+}
+
+// restore is the SET that undoes a change of these settings: a parameter of one request does not stay in the session.
+// Names that are no settings are left to the SET of the request to refuse.
+func (c *conn) restore(settings map[string]string) (string, error) {
+	var names []string
+	for name := range settings {
+		names = append(names, quoteText(name))
+	}
+	var undo []string
+	sql := "SELECT name, value, changed FROM system.settings WHERE name IN (" + strings.Join(names, ", ") + ")"
+	_, err := c.query([]byte(sql), "JSONCompactStringsEachRow", nil, func(b []byte) error {
+		for d := json.NewDecoder(bytes.NewReader(b)); d.More(); {
+			var row [3]string
+			if err := d.Decode(&row); err != nil {
+				return err
+			}
+			value := "DEFAULT"
+			if truth(row[2]) {
+				value = quoteText(row[1])
+			}
+			undo = append(undo, row[0]+" = "+value)
+		}
+		return nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("read the settings of the session: %w", err)
+	}
+	return "SET " + strings.Join(undo, ", "), nil
 }
 
 // close ends all sessions that run nothing; a busy one ends with its request.

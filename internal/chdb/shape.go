@@ -14,16 +14,18 @@ type shape struct {
 	format     string // of the data of an INSERT, or of the answer; "" if the statement names none
 	semicolon  bool   // FORMAT x; before data, which ClickHouse refuses
 	toFile     bool   // SELECT … INTO OUTFILE, INSERT … FROM INFILE: files on the engine's machine
+	empty      bool   // blanks and comments only
 	totals     bool   // WITH TOTALS, which the engine loses when it streams
 }
 
 // shapeOf reads the tokens of a statement. It stops at the data of an INSERT, so data of any kind and size may follow.
 func shapeOf(text []byte) shape {
 	lex := lexer{text: text}
-	if first := lex.next(); first.is("INSERT") {
+	first := lex.next()
+	if first.is("INSERT") {
 		return insertShape(&lex)
 	}
-	s := shape{head: len(text)}
+	s := shape{head: len(text), empty: first.kind == tokenEnd}
 	var last token
 	for t := lex.next(); t.kind != tokenEnd; t = lex.next() {
 		switch {

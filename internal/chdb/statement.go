@@ -24,21 +24,29 @@ func (d *door) openStatement(q *request) (*statement, error) {
 	q.settings["log_comment"] = s.tag
 	d.limit(q)
 	fresh := true
+	var err error
 	if q.sessionID == "" {
-		c, err := d.engine.connect()
-		if err != nil {
+		if s.conn, err = d.engine.connect(); err != nil {
 			return nil, err
 		}
-		s.conn, s.close = c, c.close
+		s.close = s.conn.close
 		if q.readonly {
 			q.settings["readonly"] = "2" // settings may change, data not
 		}
 	} else {
-		c, isNew, err := d.sessions.take(q.sessionID, q.sessionCheck)
-		if err != nil {
+		if s.conn, fresh, err = d.sessions.take(q.sessionID, q.sessionCheck); err != nil {
 			return nil, err
 		}
-		s.conn, s.close, fresh = c, func() { d.sessions.release(q.sessionID, q.sessionTimeout) }, isNew
+		s.close = func() { d.sessions.release(q.sessionID, q.sessionTimeout) }
+		undo, err := s.conn.restore(q.settings)
+		if err != nil {
+			s.close()
+			return nil, err
+		}
+		s.close = func() {
+			_ = s.conn.exec(undo) // what was set before can be set again
+			d.sessions.release(q.sessionID, q.sessionTimeout)
+		}
 	}
 	database := q.database
 	if fresh && database == "" || database == "default" {
@@ -80,9 +88,9 @@ func (s *statement) run(a *answer, body io.Reader, userAgent string) error {
 	}
 	switch {
 	case shape.toFile:
-		return newDoorError(codeOutfile, "INTO_OUTFILE_NOT_ALLOWED", "INTO OUTFILE and FROM INFILE are not allowed over HTTP")
+		return newException(codeOutfile, "INTO OUTFILE and FROM INFILE are not allowed over HTTP")
 	case shape.insertData && shape.semicolon:
-		return newDoorError(codeSyntaxError, "SYNTAX_ERROR", "Excessive ';' between FORMAT and the data of an INSERT")
+		return newException(codeSyntaxError, "Excessive ';' between FORMAT and the data of an INSERT")
 	case shape.insertData:
 		return s.insert(a, head, shape, rest)
 	default:
@@ -128,7 +136,7 @@ func (s *statement) read(a *answer, sql []byte, shape shape, userAgent string) e
 		return err
 	}
 	if facts.statements > 1 {
-		return newDoorError(codeSyntaxError, "SYNTAX_ERROR", "Multi-statements are not allowed")
+		return newException(codeSyntaxError, "Multi-statements are not allowed")
 	}
 	if q.readonly && q.sessionID != "" && facts.class != classReadOnly {
 		return errReadonly() // a session cannot leave readonly any more, so the engine is not asked
@@ -156,5 +164,5 @@ func (s *statement) read(a *answer, sql []byte, shape shape, userAgent string) e
 }
 
 func errReadonly() error {
-	return newDoorError(codeReadonly, "READONLY", "Cannot execute query in readonly mode. For queries over HTTP, method GET implies readonly. You should use method POST for modifying queries")
+	return newException(codeReadonly, "Cannot execute query in readonly mode. For queries over HTTP, method GET implies readonly. You should use method POST for modifying queries")
 }
