@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"maps"
 	"net"
@@ -154,13 +155,13 @@ func openTest(t testing.TB, c *Config, env *pipeline.Env) (*sink, *logged) {
 	if problems != nil {
 		t.Fatalf("the configuration has problems: %+v", problems)
 	}
-	log := &logged{}
-	s, err := open(t.Context(), pipeline.Deps{Logger: slog.New(slog.NewTextHandler(log, nil))})
+	lines := &logged{}
+	s, err := open(t.Context(), pipeline.Deps{Logger: slog.New(slog.NewTextHandler(lines, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.(*sink).Close() })
-	return s.(*sink), log
+	return s.(*sink), lines
 }
 
 // attempts are first tries of n messages of partition 0, of 5 profiles in turn.
@@ -207,4 +208,13 @@ func count(list []pipeline.Outcome, kind pipeline.OutcomeKind) (n int) {
 		}
 	}
 	return n
+}
+
+func newTLSServer(t *testing.T, h http.Handler) *httptest.Server {
+	s := httptest.NewUnstartedServer(h)
+	s.EnableHTTP2 = true
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s
 }

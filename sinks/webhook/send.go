@@ -3,6 +3,7 @@ package webhook
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -96,6 +97,7 @@ func (s *sink) request(ctx context.Context, m *pipeline.Message, body []byte, no
 func (a *answer) sentence() string {
 	var dns *net.DNSError
 	var op *net.OpError
+	var certificate *tls.CertificateVerificationError
 	var timeout net.Error
 	switch {
 	case errors.Is(a.err, context.DeadlineExceeded), errors.As(a.err, &timeout) && timeout.Timeout():
@@ -106,6 +108,8 @@ func (a *answer) sentence() string {
 		return "the guard refused the connection: " + errNotAllowed.Error()
 	case errors.Is(a.err, errReserved):
 		return "the guard refused the connection: " + errReserved.Error()
+	case errors.As(a.err, &certificate):
+		return "the certificate of the endpoint is not valid for it, or nobody known vouches for it"
 	case errors.As(a.err, &op) && op.Op == "dial":
 		return "no connection to the endpoint"
 	}
