@@ -50,15 +50,24 @@ func build(config any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Pro
 // buckets is how many buckets a window has: ids are forgotten at most a 24th of the window after its end.
 const buckets = 24
 
-// A state key is the end of the time bucket in which the event was received (exclusive, Unix seconds, 4 bytes big endian),
-// then the key of its message id. The value is the fingerprint of its content. Because the bucket is named by its end, a
-// key can be judged expired without knowing the window under which it was written.
-type stateKey [4 + keyBytes]byte
+// Keys and values of the state:
+//
+//	bucket, key of the message id   fingerprint of the content, 8 bytes
+//	bucket                          1: the buckets beyond the horizon were removed when this one was the newest
+//
+// bucket is the end of the time bucket in which the event was received (exclusive, Unix seconds, 4 bytes big endian). Because
+// a bucket is named by its end, it can be judged expired without knowing the window under which it was written.
+type stateKey [bucketBytes + keyBytes]byte
 
 const (
+	bucketBytes      = 4
 	keyBytes         = 16
 	fingerprintBytes = 8
 )
+
+// expiryShare is how many events share one look at whether there is something to expire. Which events look depends on their
+// keys, so that what is written stays a function of state and event, whatever the stage has in memory.
+const expiryShare = 64
 
 // stage serves one partition.
 type stage struct {
@@ -66,9 +75,11 @@ type stage struct {
 	width  int64 // of a bucket, seconds
 
 	// filters are the buckets that the state has, oldest first: a cache, rebuilt from the state on first use. It may know
-	// more than the state after a transaction was undone.
+	// more than the state after a transaction was undone. Buckets up to dropped are not in it any more: if an undone
+	// transaction makes an event need them again, the cache is rebuilt.
 	filters []*filter
 	loaded  bool
+	dropped int64
 }
 
 func newStage(window time.Duration) *stage {
@@ -79,13 +90,14 @@ func newStage(window time.Duration) *stage {
 // Process drops an event that was let through before (reason duplicate), and refuses other content under the same id
 // (code id_conflict).
 func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, emit pipeline.Emit) error {
-	if !s.loaded {
+	now := ev.ReceivedAt.Unix()
+	horizon := now - s.window
+	if !s.loaded || horizon < s.dropped {
 		if err := s.load(tx); err != nil {
 			return fmt.Errorf("read the message ids of partition %d: %w", ev.Partition, err)
 		}
 	}
-	now := ev.ReceivedAt.Unix()
-	horizon := now - s.window
+	s.forget(horizon)
 	ev.Late = ev.Time.Unix() < horizon
 	key, print := idKey(ev), fingerprint(ev)
 	known, err := s.find(tx, key, horizon)
@@ -138,18 +150,15 @@ func (s *stage) find(tx pipeline.Tx, key [keyBytes]byte, horizon int64) ([]byte,
 
 func newStateKey(end int64, key [keyBytes]byte) (k stateKey) {
 	binary.BigEndian.PutUint32(k[:], uint32(end))
-	copy(k[4:], key[:])
+	copy(k[bucketBytes:], key[:])
 	return k
 }
 
-// remember writes the id into the bucket of now. The first id of a new bucket removes the buckets beyond the horizon.
+// remember writes the id into the bucket of now.
 func (s *stage) remember(tx pipeline.Tx, key [keyBytes]byte, print [fingerprintBytes]byte, now, horizon int64) error {
 	end := now - now%s.width + s.width
 	f := s.bucket(end)
 	if f == nil {
-		if err := s.expire(tx, horizon); err != nil {
-			return err
-		}
 		f = s.addBucket(end)
 	}
 	if f.full() {
@@ -160,6 +169,9 @@ func (s *stage) remember(tx pipeline.Tx, key [keyBytes]byte, print [fingerprintB
 	f.add(key)
 	k := newStateKey(end, key)
 	tx.Set(k[:], print[:])
+	if key[keyBytes-1]%expiryShare == 0 {
+		return expire(tx, end, horizon)
+	}
 	return nil
 }
 
@@ -188,25 +200,29 @@ func (s *stage) addBucket(end int64) *filter {
 	return f
 }
 
-// expire removes all buckets that ended at or before the horizon, also those that only the state knows.
-func (s *stage) expire(tx pipeline.Tx, horizon int64) error {
-	if horizon <= 0 {
-		return nil
-	}
-	var from, to [4]byte
-	binary.BigEndian.PutUint32(to[:], uint32(horizon+1))
-	if err := tx.DeleteRange(from[:], to[:]); err != nil {
+// expire removes the buckets beyond the horizon from the state, once per bucket.
+func expire(tx pipeline.Tx, newest, horizon int64) error {
+	var done, from, to [bucketBytes]byte
+	binary.BigEndian.PutUint32(done[:], uint32(newest))
+	if value, err := tx.Get(done[:]); value != nil || err != nil {
 		return err
 	}
+	tx.Set(done[:], []byte{1})
+	binary.BigEndian.PutUint32(to[:], uint32(max(horizon, 0)+1))
+	return tx.DeleteRange(from[:], to[:])
+}
+
+// forget removes the buckets beyond the horizon from memory.
+func (s *stage) forget(horizon int64) {
 	for len(s.filters) > 0 && s.filters[0].end <= horizon {
+		s.dropped = s.filters[0].end
 		s.filters = s.filters[1:]
 	}
-	return nil
 }
 
 // load rebuilds the filters from the state: some seconds per 100 million ids.
 func (s *stage) load(tx pipeline.Tx) error {
-	s.filters = nil
+	s.filters, s.dropped = nil, 0
 	var end int64
 	var ids [][keyBytes]byte
 	seal := func() {
@@ -221,6 +237,9 @@ func (s *stage) load(tx pipeline.Tx) error {
 		ids = ids[:0]
 	}
 	err := tx.Scan(nil, func(key, _ []byte) error {
+		if len(key) == bucketBytes {
+			return nil
+		}
 		if len(key) != len(stateKey{}) {
 			return fmt.Errorf("a state key has %d bytes: the state is not this stage's", len(key))
 		}
@@ -228,7 +247,7 @@ func (s *stage) load(tx pipeline.Tx) error {
 			seal()
 			end = e
 		}
-		ids = append(ids, [keyBytes]byte(key[4:]))
+		ids = append(ids, [keyBytes]byte(key[bucketBytes:]))
 		return nil
 	})
 	seal()

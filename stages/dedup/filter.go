@@ -64,7 +64,9 @@ func (f *filter) grow(tx pipeline.Tx) error {
 	larger := newFilter(f.end, 2*f.size)
 	prefix := binary.BigEndian.AppendUint32(nil, uint32(f.end))
 	err := tx.Scan(prefix, func(key, _ []byte) error {
-		larger.add([keyBytes]byte(key[len(prefix):]))
+		if len(key) > len(prefix) {
+			larger.add([keyBytes]byte(key[len(prefix):]))
+		}
 		return nil
 	})
 	if err == nil {

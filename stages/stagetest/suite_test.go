@@ -1,0 +1,51 @@
+package stagetest_test
+
+import (
+	"testing"
+
+	"github.com/millstream-io/millstream/stages"
+	"github.com/millstream-io/millstream/stages/stagetest"
+)
+
+const (
+	cleanYAML   = "- clean: {}\n"
+	dedupYAML   = "- dedup: {window: 1h}\n"
+	profileYAML = `- profile:
+    orders:        {count: events, event: Order Completed}
+    revenue:       {sum: properties.revenue, event: Order Completed, where: 'properties.currency == "GBP"'}
+    basket:        {avg: properties.revenue, event: Order Completed}
+    largest:       {max: properties.revenue, event: Order Completed}
+    smallest:      {min: properties.quantity}
+    products:      {unique: properties.sku}
+    coupon:        {latest: properties.coupon}
+    first_product: {first: properties.sku, event: Product Viewed}
+    plan:          {latest: traits.plan}
+    seen:          {max: timestamp}
+    seen_first:    {min: timestamp}
+`
+	segmentYAML = `- segment:
+    buyers:  orders >= 2
+    rich:    revenue > 100 and orders > 0
+    pro:     plan == "pro"
+    york:    traits.address.city == "York"
+    adults:  traits.age >= 18 and not (traits.age >= 65)
+    recent:  seen > "2026-03-01T12:00:00Z"
+`
+)
+
+// TestSuite runs the laws on every stage, behind the stages that it needs.
+func TestSuite(t *testing.T) {
+	chains := map[string]string{
+		"clean":   cleanYAML,
+		"dedup":   cleanYAML + dedupYAML,
+		"profile": cleanYAML + dedupYAML + profileYAML,
+		"segment": cleanYAML + dedupYAML + profileYAML + segmentYAML,
+	}
+	for _, kind := range stages.Kinds {
+		chain, ok := chains[kind.Name]
+		if !ok {
+			t.Errorf("stage %s has no chain to be tested in", kind.Name)
+		}
+		t.Run(kind.Name, func(t *testing.T) { stagetest.Suite(t, stages.Kinds, chain) })
+	}
+}
