@@ -30,10 +30,11 @@ const (
 // Source reads files. One message carries up to 4,000 rows, of one or more files, and the position after them. The next
 // message comes after the acknowledgement, while the one after it is being read; a nacked batch comes again.
 type Source struct {
-	name string
-	form *form
-	deps pipeline.Deps
-	poll time.Duration
+	name  string
+	form  *form
+	deps  pipeline.Deps
+	poll  time.Duration // pollEvery
+	drain time.Duration // drainTimeout
 
 	files map[string]*fileState // by name
 	order []string              // of files, for the position
@@ -69,7 +70,7 @@ func newSource(name string, f *form, d pipeline.Deps) *Source {
 		d.Say = func(string) {}
 	}
 	return &Source{
-		name: name, form: f, deps: d, poll: pollEvery, files: map[string]*fileState{}, warned: map[string]string{},
+		name: name, form: f, deps: d, poll: pollEvery, drain: drainTimeout, files: map[string]*fileState{}, warned: map[string]string{},
 		out: make(chan *message.Message), closing: make(chan struct{}), done: make(chan struct{}),
 	}
 }
@@ -202,7 +203,7 @@ func (s *Source) deliver(ctx, base context.Context, b *pipeline.Batch) bool {
 			select { // the batch is in flight: let it end
 			case <-m.Acked():
 			case <-m.Nacked():
-			case <-time.After(drainTimeout):
+			case <-time.After(s.drain):
 			}
 			return false
 		}

@@ -28,8 +28,8 @@ const (
 	writeTimeout   = 60 * time.Second // from the end of the headers: body, acknowledgement and answer
 	idleTimeout    = 2 * time.Minute
 	ackTimeout     = 10 * time.Second // from the complete body to the broker's acknowledgement
-	drainTimeout   = ackTimeout + 5*time.Second
-	retryAway      = 2 // seconds that a client is told to wait when the broker is away
+	drainTimeout   = 5 * time.Second  // beyond that, for slow bodies and answers
+	retryAway      = 2                // seconds that a client is told to wait when the broker is away
 )
 
 // Source serves the tracking API. One message carries one request; the messages of concurrent requests are in flight
@@ -45,6 +45,7 @@ type Source struct {
 	budget budget
 	unzip  sync.Pool // of *gzip.Reader
 	gate   gate
+	ack    time.Duration // ackTimeout
 
 	// Set by Subscribe before the first request.
 	out  chan *message.Message
@@ -72,7 +73,7 @@ func New(name string, c Config, d pipeline.Deps) *Source {
 		d.Logger = slog.Default()
 	}
 	return &Source{
-		name: name, config: c, keys: newKeyring(&c), deps: d, budget: budget{max: int64(c.MaxInFlight)},
+		name: name, config: c, keys: newKeyring(&c), deps: d, budget: budget{max: int64(c.MaxInFlight)}, ack: ackTimeout,
 		out: make(chan *message.Message), closing: make(chan struct{}), done: make(chan struct{}),
 	}
 }
@@ -128,7 +129,7 @@ func (s *Source) drain(ctx context.Context, server *http.Server, served <-chan s
 	case <-ctx.Done():
 	case <-s.closing:
 	}
-	limit, cancel := context.WithTimeout(s.base, drainTimeout)
+	limit, cancel := context.WithTimeout(s.base, s.ack+drainTimeout)
 	defer cancel()
 	if err := server.Shutdown(limit); err != nil {
 		s.deps.Logger.Warn("requests were cut off: the receiver of their events did not answer", "source", s.name)
@@ -204,7 +205,7 @@ func (s *Source) collect(w http.ResponseWriter, r *http.Request, typ string) *re
 // may be after it has returned.
 func (s *Source) deliver(records []pipeline.Record, h *hold) *refusal {
 	away := busy(http.StatusServiceUnavailable, retryAway, "the broker does not take events at the moment: send again")
-	timer := time.NewTimer(ackTimeout)
+	timer := time.NewTimer(s.ack)
 	defer timer.Stop()
 	m := pipeline.NewBatchMessage(s.base, uuid.NewString(), &pipeline.Batch{Records: records})
 	select {

@@ -15,7 +15,34 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/sources/sourcetest"
 )
+
+func TestSource(t *testing.T) {
+	sourcetest.Run(t, func(t *testing.T) sourcetest.Case {
+		var url string
+		c := Kind.Config().(*Config)
+		c.Listen = "127.0.0.1:0"
+		s := New("web", *c, pipeline.Deps{Say: func(line string) { url = strings.TrimPrefix(line, "http ") }})
+		if strings.Contains(t.Name(), "hangs") {
+			s.ack = 300 * time.Millisecond
+		}
+		client := nethttp.Client{Transport: &nethttp.Transport{DisableKeepAlives: true}}
+		return sourcetest.Case{Source: s, Feed: func() {
+			for {
+				body := `{"batch":[{"messageId":"m1","type":"track","event":"A"},{"type":"track","timestamp":"2026-01-01T00:00:00Z"}]}`
+				res, err := client.Post(url+"/v1/batch", "", strings.NewReader(body))
+				if err != nil {
+					return // the source has ended
+				}
+				res.Body.Close()
+				if res.StatusCode == 200 {
+					return
+				}
+			}
+		}}
+	})
+}
 
 // rig is a source that listens, and a receiver that keeps what it acknowledges.
 type rig struct {
