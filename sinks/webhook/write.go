@@ -114,12 +114,12 @@ func (w *write) deliver(ctx context.Context, a *pipeline.Attempt) pipeline.Outco
 	return w.judge(a, m, probe, ans)
 }
 
-// fits tells whether a request that begins now can end in time: its whole timeout, or, while everything was answered, ten
+// fits tells whether a request that begins now can end in time: its whole timeout, or, while everything was answered, four
 // times the slowest answer. Without the second rule only requests of the first moments would run.
 func (w *write) fits(now time.Time) bool {
 	left := w.end.Sub(now)
 	slowest := time.Duration(w.slowest.Load())
-	return left >= w.timeout || slowest > 0 && !w.failed.Load() && left >= 10*slowest
+	return left >= w.timeout || slowest > 0 && !w.failed.Load() && left >= 4*slowest
 }
 
 func (w *write) outOfTime() pipeline.Outcome {
