@@ -1,0 +1,205 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/tidwall/gjson"
+
+	"github.com/millstream-io/millstream/internal/suggest"
+	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/pipeline/expression"
+)
+
+// when compiles the condition of a sink: which messages of the topic `changes` it gets.
+//
+//	entered("s"), exited("s")   the message says so of segment s
+//	created()                   the profile is new
+//	changed("name")             the profile is new or updated, and this attribute, trait or identifier is among what changed
+//	orders, traits.plan, …      the profile in the message, by the names of the stage `profile`
+//
+// A message about a segment knows nothing of what changed, and one about a change nothing of segments entered: there the
+// functions are false.
+func (b *builder) when(sink, n *node) func(*pipeline.Message) (bool, error) {
+	d := decoder{report: b.report}
+	if n.wrong || !d.is(n, sink, "when", scalar) {
+		return nil
+	}
+	n.canon = n.text
+	program, err := expression.CompileBool(n.text, b.whenScope())
+	if err != nil {
+		var e *expression.Error
+		if errors.As(err, &e) {
+			d.failAt(n, e.Column, "%s", e.Message)
+		}
+		return nil
+	}
+	sources := map[string]func(*reading) any{}
+	for _, name := range program.Names() {
+		sources[name] = b.reader(name)
+	}
+	return func(m *pipeline.Message) (bool, error) {
+		r := reading{message: m}
+		return program.Bool(func(name string) any { return sources[name](&r) })
+	}
+}
+
+func (b *builder) whenScope() expression.Scope {
+	scope := expression.Scope{Names: map[string]pipeline.AttributeType{}, Roots: []string{"traits"}}
+	for _, a := range b.env.Attributes {
+		scope.Names[a.Name] = a.Type
+	}
+	text := []pipeline.AttributeType{pipeline.Text}
+	segment := func(function string) expression.Function {
+		return expression.Function{Params: text, Returns: pipeline.Bool, Lookup: func(args []expression.Argument) (string, error) {
+			name, ok := args[0].Text()
+			if !ok {
+				return "", fmt.Errorf("%s needs the name of a segment in quotes", function)
+			}
+			if !slices.Contains(b.env.Segments, name) {
+				return "", fmt.Errorf("there is no segment %q%s", name, suggest.DidYouMean(name, b.env.Segments))
+			}
+			return function + "(" + name, nil
+		}}
+	}
+	scope.Functions = map[string]expression.Function{
+		"entered": segment("entered"),
+		"exited":  segment("exited"),
+		"created": {Returns: pipeline.Bool, Lookup: func([]expression.Argument) (string, error) { return "created(", nil }},
+		"changed": {Params: []pipeline.AttributeType{pipeline.Text, pipeline.Number}, Optional: 1, Returns: pipeline.Bool, Lookup: b.changed},
+	}
+	return scope
+}
+
+// changed checks changed("name"): an attribute, an identifier type that every pipeline knows, or traits.x.
+func (b *builder) changed(args []expression.Argument) (string, error) {
+	name, ok := args[0].Text()
+	switch {
+	case !ok:
+		return "", errors.New("changed needs a name in quotes")
+	case len(args) > 1:
+		return "", fmt.Errorf("changed(%q, delta) compares with the value before, and messages do not carry it in this version: write changed(%q)", name, name)
+	}
+	if trait, ok := strings.CutPrefix(name, "traits."); ok && trait != "" {
+		return "changed(" + trait, nil
+	}
+	known := []string{"user_id", "email", "phone", "anonymous_id"}
+	for _, a := range b.env.Attributes {
+		known = append(known, a.Name)
+	}
+	if !slices.Contains(known, name) {
+		return "", fmt.Errorf("the profile has no %q (a trait is traits.%s)%s", name, name, suggest.DidYouMean(name, known))
+	}
+	return "changed(" + name, nil
+}
+
+// reading is one message while its condition is evaluated.
+type reading struct {
+	message *pipeline.Message
+	profile gjson.Result // once it was needed
+}
+
+// person is the profile in the message: data.profile, or the data itself for messages about the profile as such.
+func (r *reading) person() gjson.Result {
+	if !r.profile.Exists() {
+		r.profile = gjson.GetBytes(r.message.Data, "profile")
+		if !r.profile.IsObject() {
+			r.profile = gjson.ParseBytes(r.message.Data)
+		}
+	}
+	return r.profile
+}
+
+// reader returns how to find a name of the scope in a message.
+func (b *builder) reader(name string) func(*reading) any {
+	if function, argument, ok := strings.Cut(name, "("); ok {
+		return functionReader(function, argument)
+	}
+	if path, ok := strings.CutPrefix(name, "traits."); ok {
+		return func(r *reading) any { return member(r.person().Get("traits"), path) }
+	}
+	a, _ := b.env.Attribute(name)
+	return func(r *reading) any {
+		v := scalarOf(child(r.person().Get("aggregates"), name))
+		if v == nil { // texts stand among the traits
+			v = scalarOf(child(r.person().Get("traits"), name))
+		}
+		if seconds, ok := v.(float64); ok && a.Type == pipeline.Time {
+			return pipeline.Millis(int64(math.Round(seconds * 1000)))
+		}
+		return v
+	}
+}
+
+func functionReader(function, argument string) func(*reading) any {
+	switch function {
+	case "created":
+		return func(r *reading) any { return r.message.Type == pipeline.ProfileCreated }
+	case "changed":
+		return func(r *reading) any {
+			if t := r.message.Type; t != pipeline.ProfileCreated && t != pipeline.ProfileUpdated {
+				return false
+			}
+			found := false
+			gjson.GetBytes(r.message.Data, "changed").ForEach(func(_, v gjson.Result) bool {
+				found = v.Str == argument
+				return !found
+			})
+			return found
+		}
+	}
+	want := map[string]string{"entered": pipeline.SegmentEntered, "exited": pipeline.SegmentExited}[function]
+	return func(r *reading) any {
+		return r.message.Type == want && gjson.GetBytes(r.message.Data, "segment").Str == argument
+	}
+}
+
+// member follows a dotted path, as in pipeline.Path: a key that contains a dot is in quotes.
+func member(v gjson.Result, path string) any {
+	if whole := child(v, path); whole.Exists() { // the usual case, and keys with dots
+		return scalarOf(whole)
+	}
+	for rest := path; rest != ""; {
+		var key string
+		if strings.HasPrefix(rest, `"`) {
+			key, rest, _ = strings.Cut(rest[1:], `"`)
+			rest = strings.TrimPrefix(rest, ".")
+		} else {
+			key, rest, _ = strings.Cut(rest, ".")
+		}
+		v = child(v, key)
+	}
+	return scalarOf(v)
+}
+
+// child is the value under a key, taken as it is, or under the number of an entry.
+func child(v gjson.Result, key string) (found gjson.Result) {
+	i := 0
+	v.ForEach(func(k, x gjson.Result) bool {
+		if v.IsObject() && k.Str == key || v.IsArray() && fmt.Sprint(i) == key {
+			found = x
+			return false
+		}
+		i++
+		return true
+	})
+	return found
+}
+
+// scalarOf is a JSON value for an expression; objects and lists are their JSON text.
+func scalarOf(v gjson.Result) any {
+	switch v.Type {
+	case gjson.String:
+		return v.Str
+	case gjson.Number:
+		return v.Num
+	case gjson.True, gjson.False:
+		return v.Type == gjson.True
+	case gjson.JSON:
+		return v.Raw
+	}
+	return nil
+}
