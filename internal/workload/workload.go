@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -45,6 +46,7 @@ type Profile struct {
 	AnonymousID string // else
 	Person      int
 	Events      int
+	Viewed      int // products
 	Orders      int
 	Revenue     int64 // 10^-6 of the currency
 }
@@ -199,7 +201,7 @@ func (g *generator) add(person int, user string, device int, at time.Time, rest 
 	g.events = append(g.events, planned{e, order})
 	g.truth.Sent++
 	g.truth.Unique++
-	g.credit(person, user, anonymous, revenue)
+	g.credit(person, user, anonymous, revenue, strings.Contains(rest, `"Product Viewed"`))
 	if g.r.IntN(100) < repeats && len(g.events) < g.o.Events {
 		e.Repeat = true
 		g.events = append(g.events, planned{e, order + g.r.Int64N(6*3600*1000)})
@@ -209,7 +211,7 @@ func (g *generator) add(person int, user string, device int, at time.Time, rest 
 }
 
 // credit adds an event to the profile that it belongs to.
-func (g *generator) credit(person int, user, anonymous string, revenue int64) {
+func (g *generator) credit(person int, user, anonymous string, revenue int64, viewed bool) {
 	key := anonymous
 	if user != "" {
 		key = user
@@ -223,6 +225,9 @@ func (g *generator) credit(person int, user, anonymous string, revenue int64) {
 		g.truth.Profiles[key] = p
 	}
 	p.Events++
+	if viewed {
+		p.Viewed++
+	}
 	if revenue > 0 {
 		p.Orders++
 		p.Revenue += revenue

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/millstream-io/millstream/internal/chdb"
+	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/pipeline/broker"
+	"github.com/millstream-io/millstream/pipeline/engine"
+)
+
+// runOptions are the flags of run.
+type runOptions struct {
+	data string
+	wait time.Duration
+}
+
+func runCommand() *cobra.Command {
+	var o runOptions
+	c := &cobra.Command{
+		Use:     "run [pipeline.yaml]",
+		GroupID: "pipeline",
+		Short:   "Run a pipeline until Ctrl-C",
+		Long: `Runs the pipeline until it is interrupted, then drains: sources finish what they have accepted,
+and what is in work is committed. Nothing is lost or doubled by a kill at any moment.
+
+What it opened is said on standard error, one line each. Broker and ClickHouse are embedded
+unless the YAML names others; a service that is away is waited for.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			plan, err := load(fileArgument(args), os.LookupEnv)
+			if err != nil {
+				return err
+			}
+			return runPipeline(c.Context(), plan, o)
+		},
+	}
+	c.Flags().StringVar(&o.data, "data", "", "folder for state and embedded servers (default .millstream/<pipeline>)")
+	c.Flags().DurationVar(&o.wait, "wait", 0, "how long to wait for Kafka at start; 0: for ever")
+	return c
+}
+
+func runPipeline(ctx context.Context, plan *pipeline.Plan, o runOptions) error {
+	if o.data == "" {
+		o.data = filepath.Join(".millstream", plan.Name)
+	}
+	logger := newLogger()
+	s := &services{data: o.data, pipeline: plan.Name, logger: logger, say: func(line string) { fmt.Fprintln(os.Stderr, line) }}
+	err := s.run(ctx, plan, o.wait, nil)
+	switch {
+	case err == nil && ctx.Err() != nil:
+		return &exitError{status: exitInterrupted}
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		return &exitError{status: exitInterrupted}
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, chdb.ErrNoEngine):
+		return &exitError{exitUnreachable, err}
+	case err != nil:
+		return &exitError{exitCheckFailed, err}
+	}
+	return nil
+}
+
+// services are the servers that a pipeline uses besides those that its YAML names: the embedded broker and ClickHouse, each
+// started when it is first needed.
+type services struct {
+	data     string
+	pipeline string
+	logger   *slog.Logger
+	say      func(line string)
+
+	mu         sync.Mutex
+	broker     *broker.Child
+	clickhouse *chdb.Process
+}
+
+// run runs the plan and leaves nothing behind: embedded servers end after the pipeline.
+func (s *services) run(ctx context.Context, plan *pipeline.Plan, wait time.Duration, counters *engine.Counters) (err error) {
+	if err := os.MkdirAll(s.data, 0o700); err != nil {
+		return fmt.Errorf("make the data folder: %w", err)
+	}
+	instance, err := instanceID(s.data)
+	if err != nil {
+		return err
+	}
+	// Embedded servers must outlive the drain, so they do not end with ctx.
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	defer func() { err = errors.Join(err, s.close()) }()
+	addresses := plan.Brokers
+	if len(addresses) == 0 {
+		if addresses, err = s.startBroker(background); err != nil {
+			return err
+		}
+	}
+	dial := ctx
+	if wait > 0 {
+		var cancel context.CancelFunc
+		dial, cancel = context.WithTimeout(ctx, wait)
+		defer cancel()
+	}
+	cluster, err := broker.Dial(dial, broker.Config{Brokers: addresses, InstanceID: instance, Logger: s.logger})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, cluster.Close()) }()
+	return engine.Run(ctx, plan, engine.Options{Cluster: cluster, Data: s.data, Logger: s.logger, Say: s.say, Counters: counters, Step: killAt(os.Getenv("MILLSTREAM_KILL_AT")),
+		ClickHouse: func(context.Context) (string, error) { return s.startClickHouse(background) }})
+}
+
+func (s *services) startBroker(ctx context.Context) ([]string, error) {
+	binary, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find the own executable: %w", err)
+	}
+	dir := filepath.Join(s.data, "broker")
+	child, err := broker.StartEmbedded(ctx, broker.ChildOptions{Binary: binary, Args: []string{"broker", "--attached", "--next-free", "--data", dir}, Dir: dir, Logger: s.logger})
+	if err != nil {
+		return nil, err
+	}
+	s.broker = child
+	s.say(fmt.Sprintf("broker %s (embedded)", child.Addr()))
+	return []string{child.Addr()}, nil
+}
+
+// startClickHouse returns the address of the embedded ClickHouse, starting it at the first call.
+func (s *services) startClickHouse(ctx context.Context) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.clickhouse == nil {
+		p, err := chdb.Start(ctx, chdb.Options{Dir: filepath.Join(s.data, "clickhouse"), Log: s.logger})
+		if err != nil {
+			return "", err
+		}
+		s.clickhouse = p
+	}
+	return s.clickhouse.URL(), nil
+}
+
+// clickhouseURL is the address of the pipeline's database: the one in the environment, else the embedded one.
+func (s *services) clickhouseURL(ctx context.Context) (string, error) {
+	address := os.Getenv("CLICKHOUSE_URL")
+	if address == "" {
+		var err error
+		if address, err = s.startClickHouse(ctx); err != nil {
+			return "", err
+		}
+	}
+	u, err := url.Parse(address)
+	if err != nil {
+		return "", errors.New("the address of ClickHouse is not a URL")
+	}
+	u.Path, u.RawQuery = "/"+s.pipeline, ""
+	return u.String(), nil
+}
+
+func (s *services) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	if s.clickhouse != nil {
+		errs = append(errs, s.clickhouse.Close())
+	}
+	if s.broker != nil {
+		errs = append(errs, s.broker.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// instanceID is the static membership id of the process that owns the data folder: random, and kept there.
+func instanceID(data string) (string, error) {
+	path := filepath.Join(data, "instance")
+	b, err := os.ReadFile(path)
+	if err == nil && len(strings.TrimSpace(string(b))) > 0 {
+		return strings.TrimSpace(string(b)), nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read the instance id: %w", err)
+	}
+	id := strings.ToLower(rand.Text())
+	if err := os.WriteFile(path+".new", []byte(id+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("write the instance id: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return "", fmt.Errorf("write the instance id: %w", err)
+	}
+	return id, nil
+}
+
+// killAt makes the step hook of crash tests: "committed:3" kills the process when it reaches the step "committed" for the
+// third time. It is nil unless the variable is set.
+func killAt(spec string) func(string) {
+	if spec == "" {
+		return nil
+	}
+	name, count, _ := strings.Cut(spec, ":")
+	left, err := strconv.Atoi(count)
+	if err != nil || left < 1 {
+		left = 1
+	}
+	var mu sync.Mutex
+	return func(step string) {
+		if step != name {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if left--; left == 0 {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {} // not one step further
+		}
+	}
+}

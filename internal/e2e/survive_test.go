@@ -1,0 +1,104 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"github.com/millstream-io/millstream/internal/testenv"
+)
+
+const survivePipeline = `
+pipeline: ${NAME}
+kafka: {brokers: "${BROKERS}", partitions: 1}
+sources:
+  web: {http: {listen: "127.0.0.1:0", write_keys: {site: key}}}
+stages:
+  - clean
+  - dedup
+  - profile:
+      orders:  {count: events, event: Order Completed}
+      revenue: {sum: properties.revenue, event: Order Completed}
+sinks:
+  out: {file: {path: "${OUT}"}}
+`
+
+// steps are the names that the engine calls between every two steps of its work, in the order in which an event meets them.
+var steps = []string{"fenced", "restored", "produced", "processed", "sent", "committed", "stored", "acknowledged"}
+
+// TestOneEventSurvivesAKillBetweenEveryTwoSteps sends one event, kills the process at a step, starts it again, and expects
+// the event once. The steps are passed by three tasks, hence the counts.
+func TestOneEventSurvivesAKillBetweenEveryTwoSteps(t *testing.T) {
+	testenv.EachBroker(t, func(t *testing.T, brokers []string) {
+		for _, step := range steps {
+			for count := 1; count <= 3; count++ {
+				if step == "produced" && count > 1 {
+					continue
+				}
+				t.Run(fmt.Sprintf("%s-%d", step, count), func(t *testing.T) { surviveKill(t, brokers, step, count) })
+			}
+		}
+	})
+}
+
+func surviveKill(t *testing.T, brokers []string, step string, count int) {
+	out, data := t.TempDir(), t.TempDir()
+	file := write(t, survivePipeline)
+	env := []string{"NAME=" + testenv.Name(t), "BROKERS=" + brokers[0], "OUT=" + out}
+	const body = `{"batch":[{"messageId":"m1","type":"track","event":"Order Completed","userId":"u1","timestamp":"2026-01-02T03:04:05Z","properties":{"revenue":50.00}}]}`
+
+	p := start(t, file, data, append(env, fmt.Sprintf("MILLSTREAM_KILL_AT=%s:%d", step, count))...)
+	status := 0
+	if a := p.http(); a != "" {
+		status = post(a, body)
+	}
+	if step != "produced" && status != 0 && status != 200 {
+		t.Fatalf("the post was answered with %d", status)
+	}
+	<-p.done // killed at the step: a step that is never passed makes the test time out
+
+	p = start(t, file, data, env...)
+	if status != 200 { // the client had no answer, so it sends again
+		a := p.http()
+		eventually(t, func() error {
+			if s := post(a, body); s != 200 {
+				return fmt.Errorf("the second post was answered with %d", s)
+			}
+			return nil
+		})
+	}
+	once := func() error {
+		lines, err := fileLines(out)
+		if err != nil {
+			return err
+		}
+		if len(lines) != 1 {
+			return fmt.Errorf("%d messages in the file, want 1: %q", len(lines), lines)
+		}
+		return checkOrder(lines[0], 1, 50)
+	}
+	eventually(t, once)
+	if status := p.stop(); status != 130 {
+		t.Errorf("exit status %d after SIGTERM, want 130", status)
+	}
+	if err := once(); err != nil {
+		t.Errorf("after the drain: %v", err)
+	}
+}
+
+// checkOrder checks the orders and the revenue of the profile in a message.
+func checkOrder(line string, orders, revenue float64) error {
+	var m struct {
+		Type string
+		Data struct {
+			Profile struct{ Aggregates map[string]float64 }
+		}
+	}
+	if err := json.Unmarshal([]byte(line), &m); err != nil {
+		return err
+	}
+	if a := m.Data.Profile.Aggregates; a["orders"] != orders || a["revenue"] != revenue {
+		return fmt.Errorf("a %s with aggregates %v, want %v orders of %v", m.Type, a, orders, revenue)
+	}
+	return nil
+}
