@@ -66,6 +66,7 @@ func (p *Paths) UnmarshalYAML(decode func(any) error) error {
 var Kind = pipeline.SourceKind{
 	Name:    "file",
 	Summary: "CSV files and JSON lines, plain or gzip, read once or followed",
+	Resumes: true,
 	Config:  func() any { return &Config{} },
 	Build: func(name string, config any, _ *pipeline.Env) (func(context.Context, pipeline.Deps) (pipeline.Source, error), []pipeline.Problem) {
 		f, problems := compile(*config.(*Config))
