@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -21,6 +22,9 @@ type Table struct {
 // without a name is called column_N, N from 1; the second of two with the same name x is x_2.
 func (m *Mapping) Table(header []string) (*Table, error) {
 	t := &Table{m: m, index: map[string]int{}}
+	if !validUTF8(header) {
+		return nil, errors.New("its header is not UTF-8: convert the file")
+	}
 	for i, name := range header {
 		name = unique(strings.TrimSpace(name), i, t.index)
 		t.index[name] = i
