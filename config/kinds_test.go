@@ -146,9 +146,10 @@ func buildSegment(c any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.P
 	for _, name := range slices.Sorted(maps.Keys(config)) {
 		if _, err := expression.CompileBool(config[name], scope); err != nil {
 			problems = append(problems, expressionProblem([]string{name}, err))
-			continue
 		}
-		env.Segments = append(env.Segments, name)
+	}
+	if problems == nil {
+		env.Segments = slices.Sorted(maps.Keys(config))
 	}
 	build, _ := stageBuild(c, env)
 	return build, problems

@@ -342,13 +342,13 @@ func (b *builder) part(kind *pair, config any, build func(config any) []pipeline
 	}
 }
 
-// declareFlawed declares what a stage's config names but could not declare because of a mistake, so that the mistake does not
-// come back as an unknown name wherever it is used. The plan will not be used.
+// declareFlawed declares the names in a stage's config if there is a mistake in it, so that the mistake does not come back as an
+// unknown name wherever they are used: the stage may have declared some of them or none. The plan will not be used.
 func (b *builder) declareFlawed(config *node) {
+	if !config.flawed() {
+		return
+	}
 	for _, p := range config.pairs {
-		if !p.at.wrong && !p.value.flawed() {
-			continue
-		}
 		if _, ok := b.env.Attribute(p.key); !ok {
 			_, _ = b.env.Declare(p.key, pipeline.Any)
 		}
