@@ -32,7 +32,7 @@ func (b *changeBatch) add(r *pipeline.Record) *pipeline.RejectError {
 	if err != nil {
 		return asReject(err)
 	}
-	data, meta := gjson.ParseBytes(m.Data), gjson.ParseBytes(m.Meta)
+	data, meta := gjson.Parse(view(m.Data)), gjson.Parse(view(m.Meta))
 	switch m.Type {
 	case pipeline.ProfileCreated, pipeline.ProfileUpdated:
 		return b.profiles.add(m, data, meta)

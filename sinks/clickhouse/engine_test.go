@@ -30,6 +30,13 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if target := os.Getenv(openVariable); target != "" {
+		if err := openInChild(target); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	code := m.Run()
 	if shared.process != nil {
 		if err := shared.process.Close(); err != nil {
@@ -116,7 +123,7 @@ func (d *db) open(ctx context.Context) (*Sink, error) { return d.openAt(ctx, d.u
 func (d *db) openAt(ctx context.Context, url string) (*Sink, error) {
 	open, problems := Kind.Build("analytics", &Config{URL: pipeline.NewSecret(stripQuery(url)), Database: d.name}, &pipeline.Env{Pipeline: "shop"})
 	if len(problems) > 0 {
-		d.t.Fatalf("problems: %v", problems)
+		return nil, fmt.Errorf("problems: %v", problems)
 	}
 	s, err := open(ctx, pipeline.Deps{Logger: slog.New(slog.NewTextHandler(d.log, nil)), Say: func(line string) { d.log.add("say " + line) }})
 	if err != nil {

@@ -2,6 +2,7 @@ package clickhouse
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/ClickHouse/ch-go/proto"
@@ -122,20 +123,23 @@ func (b *eventBatch) appendProperties(ev *pipeline.Event) {
 	if (ev.Type == pipeline.TypeIdentify || ev.Type == pipeline.TypeGroup) && ev.Traits != nil {
 		object = ev.Traits
 	}
-	b.flat.append(string(object))
+	b.flat.append(view(object))
 }
 
 // money reads properties.revenue and properties.currency. A revenue that is not a number counts as none; one that the
 // column cannot hold is rejected, because any other value in its place would be wrong in every sum.
 func money(ev *pipeline.Event) (millionths int64, currency string, rej *pipeline.RejectError) {
-	if len(ev.Properties) == 0 {
-		return 0, "", nil
+	p := view(ev.Properties)
+	if strings.Contains(p, `"currency"`) { // a search through a few bytes costs less than a parse
+		if c := gjson.Get(p, "currency"); c.Type == gjson.String {
+			currency = low(c.Str)
+		}
 	}
-	if c := gjson.GetBytes(ev.Properties, "currency"); c.Type == gjson.String {
-		currency = low(c.Str)
+	if !strings.Contains(p, `"revenue"`) {
+		return 0, currency, nil
 	}
 	var text string
-	switch r := gjson.GetBytes(ev.Properties, "revenue"); r.Type {
+	switch r := gjson.Get(p, "revenue"); r.Type {
 	case gjson.Number:
 		text = r.Raw
 	case gjson.String:
@@ -174,13 +178,13 @@ type contextFields struct {
 
 func (b *eventBatch) appendContext(ev *pipeline.Event) {
 	var c contextFields
-	c.read(gjson.GetBytes(ev.Raw, "context"))
+	c.read(gjson.Get(view(ev.Raw), "context"))
 	if ev.Context != nil {
-		c.read(gjson.ParseBytes(ev.Context)) // fills only what the event's own context left empty
+		c.read(gjson.Parse(view(ev.Context))) // fills only what the event's own context left empty
 	}
 	if ev.Type == pipeline.TypePage {
-		fill(&c.path, gjson.GetBytes(ev.Properties, "path"))
-		fill(&c.referrer, gjson.GetBytes(ev.Properties, "referrer"))
+		fill(&c.path, gjson.Get(view(ev.Properties), "path"))
+		fill(&c.referrer, gjson.Get(view(ev.Properties), "referrer"))
 	}
 	if c.deviceType == "" {
 		c.deviceType = c.os

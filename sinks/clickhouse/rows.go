@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+	"unsafe"
 
 	"github.com/ClickHouse/ch-go/proto"
 
@@ -180,6 +181,10 @@ func valid(s string) string {
 	}
 	return strings.ToValidUTF8(s, "\uFFFD")
 }
+
+// view is b as a string without a copy. The bytes of a record stay as they are until WriteRange returns, and a batch is
+// emptied before that.
+func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 func quoteName(s string) string {
 	return "`" + strings.NewReplacer("\\", "\\\\", "`", "\\`").Replace(s) + "`"

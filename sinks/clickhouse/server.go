@@ -128,19 +128,21 @@ type trouble struct {
 }
 
 type saying struct {
-	text string
-	at   time.Time
+	fault fault
+	at    time.Time
 }
 
 func (t *trouble) say(log *slog.Logger, what string, f fault) {
 	t.mu.Lock()
 	last, known := t.said[what]
-	repeated := known && last.text == f.text && time.Since(last.at) < quiet
+	// An outage has many texts: refused, reset, end of file.
+	same := last.fault.text == f.text || last.fault.repair == "" && f.repair == ""
+	repeated := known && same && time.Since(last.at) < quiet
 	if !repeated {
 		if t.said == nil {
 			t.said = make(map[string]saying)
 		}
-		t.said[what] = saying{f.text, time.Now()}
+		t.said[what] = saying{f, time.Now()}
 	}
 	t.mu.Unlock()
 	switch {

@@ -1,0 +1,422 @@
+package clickhouse
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/millstream-io/millstream/pipeline"
+)
+
+// userView hangs a materialized view as a user would on the database, its target with a deduplication window.
+func (d *db) userView() {
+	d.t.Helper()
+	d.query(`CREATE TABLE daily (day Date, event LowCardinality(String), n UInt64, revenue Decimal(38, 6)) ENGINE = SummingMergeTree ORDER BY (day, event) SETTINGS non_replicated_deduplication_window = 10000`)
+	d.query(`CREATE MATERIALIZED VIEW daily_view TO daily AS SELECT toDate(time) AS day, event, count() AS n, sum(revenue) AS revenue FROM events GROUP BY day, event`)
+}
+
+// months is a record for each offset, spread over many months, so that an insert writes several parts.
+func months(first, last int64) []pipeline.Record {
+	var records []pipeline.Record
+	for o := first; o <= last; o++ {
+		records = append(records, resolved(o, `{"type":"track","event":"Order Completed","properties":{"revenue":1.5}}`, func(ev *pipeline.Event) {
+			ev.Time = at("2026-07-01T00:00:00Z").AddDate(0, -int(o%12), 0)
+		}))
+	}
+	return records
+}
+
+func transition(offset int64) pipeline.Record {
+	return change(offset, alice, pipeline.SegmentEntered, fmt.Sprintf(`{"transition_id":%q,"segment":"vip","version":1,"effective_at":"202%d-08-01T09:00:00Z"}`,
+		pipeline.HashID([]byte(fmt.Sprint(offset))), offset%7), fmt.Sprintf(`{"sequence":%d}`, offset))
+}
+
+func delivery(offset int64) pipeline.Record {
+	value, err := json.Marshal(pipeline.Delivery{WebhookID: pipeline.HashID([]byte(fmt.Sprint(offset / 3))), Sink: "it's " + fmt.Sprint(offset%3), Attempt: 1, SentAt: at("2026-08-01T10:00:00Z").AddDate(0, -int(offset%4), 0)})
+	if err != nil {
+		panic(err)
+	}
+	return pipeline.Record{Partition: 1, Offset: offset, Value: value}
+}
+
+func letter(offset int64) pipeline.Record {
+	original := pipeline.Record{Offset: offset, Value: []byte("x")}
+	r := pipeline.NewDeadLetter("events", &original, pipeline.Reject("c", "r"), 0, nil, at("2026-08-01T10:00:00Z").AddDate(0, -int(offset%4), 0)).AsRecord()
+	r.Partition, r.Offset = 1, offset
+	return r
+}
+
+// numbered makes the records with offsets first to last.
+func numbered(first, last int64, record func(int64) pipeline.Record) []pipeline.Record {
+	var records []pipeline.Record
+	for o := first; o <= last; o++ {
+		records = append(records, record(o))
+	}
+	return records
+}
+
+func TestSameRangeThreeTimesIsOnce(t *testing.T) {
+	d := newDB(t)
+	d.userView()
+	for topic, records := range map[string][]pipeline.Record{
+		"resolved": months(0, 99), "deliveries": numbered(0, 9, delivery), "dead_letters": numbered(0, 9, letter),
+		"changes": append(numbered(0, 9, transition), change(10, bob, pipeline.ProfileUpdated, aliceDocument, `{"version":1}`)),
+	} {
+		r := rangeOf(topic, records)
+		d.writeRange(r, records)
+		d.writeRange(r, records) // an engine that forgot to say that it repeats
+		r.Repeated = true
+		d.writeRange(r, records)
+		other, err := d.open(t.Context()) // another process
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := other.WriteRange(t.Context(), r, records); err != nil {
+			t.Fatal(err)
+		}
+		if err := other.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	d.want(`SELECT (SELECT count() FROM events), (SELECT sum(n) FROM daily), (SELECT sum(revenue) FROM daily), (SELECT count() FROM segment_log), (SELECT count() FROM profiles), (SELECT count() FROM deliveries), (SELECT count() FROM dead_letters)`,
+		"100\t100\t150\t10\t1\t10\t10")
+	if strings.Contains(d.log.String(), "old try") {
+		t.Error("a young range was treated as an old one")
+	}
+}
+
+// A table that remembers few inserts, a range that landed in part, and many inserts after it: only the rest is sent.
+func TestRangeThatIsOlderThanTheWindow(t *testing.T) {
+	tables := map[string]string{"resolved": "events", "changes": "segment_log", "deliveries": "deliveries", "dead_letters": "dead_letters"}
+	for topic, records := range map[string][]pipeline.Record{
+		"resolved": months(100, 160), "changes": numbered(100, 160, transition), "deliveries": numbered(102, 160, delivery), "dead_letters": numbered(100, 160, letter),
+	} {
+		t.Run(topic, func(t *testing.T) {
+			t.Parallel()
+			d := newDB(t)
+			table := tables[topic]
+			d.query("ALTER TABLE " + table + " MODIFY SETTING non_replicated_deduplication_window = 4")
+			d.sink.windows[table] = 4
+			r := rangeOf(topic, records)
+
+			// What a crash in the middle leaves: the parts of some months. Same token, fewer rows.
+			var some []pipeline.Record
+			for _, rec := range records {
+				if rec.Offset%12 < 3 {
+					some = append(some, rec)
+				}
+			}
+			d.writeRange(r, some)
+			landed := d.query("SELECT count() FROM " + table)
+			record := map[string]func(int64) pipeline.Record{"resolved": func(o int64) pipeline.Record { return months(o, o)[0] }, "changes": transition, "deliveries": delivery, "dead_letters": letter}[topic]
+			for o := int64(900); o < 912; o++ {
+				d.write(topic, record(o))
+			}
+			if landed != fmt.Sprint(len(some)) {
+				t.Fatalf("%s rows have landed, want %d", landed, len(some))
+			}
+
+			r.Repeated = true
+			for range 3 {
+				d.writeRange(r, records)
+			}
+			d.want("SELECT count() FROM "+table, fmt.Sprint(len(records)+12))
+			if !strings.Contains(d.log.String(), "old try") {
+				t.Error("the log does not say that views may lack rows")
+			}
+		})
+	}
+}
+
+// The server has committed, but its answer never arrives.
+func TestAnswerLostAfterCommit(t *testing.T) {
+	engine := sharedEngine(t)
+	p := newProxy(t, engine.Address())
+	d := newDB(t)
+	d.userView()
+	s, err := d.openAt(t.Context(), strings.Replace(engine.URL(), engine.Address(), p.address, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	tries := make(map[string]int)
+	p.loseAnswers(func(head []byte) bool {
+		query, err := url.QueryUnescape(string(head))
+		i := strings.Index(query, "INSERT INTO")
+		if err != nil || i < 0 {
+			return false
+		}
+		table := strings.Fields(query[i:])[2]
+		tries[table]++
+		return tries[table] <= 2 // the first try and one repetition
+	})
+	for topic, records := range map[string][]pipeline.Record{"resolved": months(0, 59), "changes": append(numbered(0, 9, transition), change(10, bob, pipeline.ProfileUpdated, aliceDocument, `{"version":1}`)),
+		"deliveries": numbered(0, 9, delivery), "dead_letters": numbered(0, 9, letter)} {
+		if _, err := s.WriteRange(t.Context(), rangeOf(topic, records), records); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p.lostAnswers() != 2*6 {
+		t.Errorf("%d answers were lost, want 12", p.lostAnswers())
+	}
+	d.want(`SELECT (SELECT count() FROM events), (SELECT sum(n) FROM daily), (SELECT count() FROM segment_log), (SELECT count() FROM profiles), (SELECT count() FROM deliveries), (SELECT count() FROM dead_letters), (SELECT count() FROM progress FINAL)`,
+		"60\t60\t10\t1\t10\t10\t4")
+}
+
+func TestServerDownAtStartAndInBetween(t *testing.T) {
+	engine := sharedEngine(t)
+	p := newProxy(t, engine.Address())
+	p.down()
+	d := &db{t: t, url: engine.URL(), name: newName(), log: new(logLines)}
+	through := strings.Replace(engine.URL(), engine.Address(), p.address, 1)
+	type opened struct {
+		s   *Sink
+		err error
+	}
+	result := make(chan opened, 1)
+	go func() {
+		s, err := d.openAt(t.Context(), through)
+		result <- opened{s, err}
+	}()
+	eventually(t, "the log says that ClickHouse is down", func() bool { return d.log.count("waiting for ClickHouse") == 1 })
+	p.up()
+	o := <-result
+	if o.err != nil {
+		t.Fatal(o.err)
+	}
+	defer o.s.Close()
+	if !strings.Contains(d.log.String(), "ClickHouse answers again") {
+		t.Error("the log does not say that it is over")
+	}
+
+	p.refuse(true)
+	records := months(0, 59)
+	written := make(chan error, 1)
+	go func() {
+		_, err := o.s.WriteRange(t.Context(), rangeOf("resolved", records), records)
+		written <- err
+	}()
+	eventually(t, "several tries", func() bool { return p.refusedConnections() >= 4 })
+	if n := d.log.count(`waiting for ClickHouse" trying_to="insert into events`); n > 1 {
+		t.Errorf("%d lines about one outage:\n%s", n, d.log)
+	}
+	p.refuse(false)
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
+	d.want(`SELECT count() FROM events`, "60")
+	if next, err := o.s.Resume(t.Context(), "resolved", 3); next != 60 || err != nil {
+		t.Errorf("resume: %d %v", next, err)
+	}
+	if strings.Contains(d.log.String(), engine.Password()) {
+		t.Error("the password is in the log")
+	}
+}
+
+func TestCancelEndsEverything(t *testing.T) {
+	engine := sharedEngine(t)
+	p := newProxy(t, engine.Address())
+	d := newDB(t)
+	s, err := d.openAt(t.Context(), strings.Replace(engine.URL(), engine.Address(), p.address, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	p.down()
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for i := range 2 * maxInserts { // more than may run at once
+		wg.Go(func() {
+			records := months(int64(i*10), int64(i*10+9))
+			if _, err := s.WriteRange(ctx, rangeOf("resolved", records), records); !errors.Is(err, context.Canceled) {
+				t.Errorf("write: %v", err)
+			}
+		})
+	}
+	wg.Go(func() {
+		if _, err := s.Resume(ctx, "resolved", 0); !errors.Is(err, context.Canceled) {
+			t.Errorf("resume: %v", err)
+		}
+	})
+	wg.Go(func() {
+		if _, err := d.openAt(ctx, "http://"+p.address); !errors.Is(err, context.Canceled) {
+			t.Errorf("open: %v", err)
+		}
+	})
+	eventually(t, "the outage is seen", func() bool { return d.log.count("waiting for ClickHouse") >= 3 })
+	cancel()
+	wg.Wait()
+}
+
+// The engine is killed again and again in the middle of inserts over many months with a view.
+func TestEngineKilledInTheMiddle(t *testing.T) {
+	sharedEngine(t) // skips without the library
+	dir := t.TempDir()
+	engine, err := startEngine(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := engine.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	d := openDB(t, engine.URL(), "shop")
+	d.userView()
+	const size = 2000
+	var ranges []pipeline.Range
+	var all [][]pipeline.Record
+	for i := range int64(6) {
+		records := months(i*size, i*size+size-1)
+		r := rangeOf("resolved", records)
+		ranges, all = append(ranges, r), append(all, records)
+		pid := childIn(t, dir)
+		done := make(chan error, 1)
+		go func() {
+			_, err := d.sink.WriteRange(t.Context(), r, records)
+			done <- err
+		}()
+		time.Sleep(time.Duration(rand.IntN(80)) * time.Millisecond) // somewhere; wherever it is, the outcome is the same
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "a new engine is there", func() bool { _, err := ask(d.url, "shop", "SELECT 1"); return err == nil && childIn(t, dir) != pid })
+	}
+	want := fmt.Sprintf("%d\t%d", 6*size, 6*size)
+	d.want(`SELECT (SELECT count() FROM events), (SELECT sum(n) FROM daily)`, want)
+	t.Logf("%d inserts of 6 were interrupted", d.log.count("waiting for ClickHouse"))
+	for i := range ranges { // and once more after the restart, as the next owner of the partition would
+		ranges[i].Repeated = true
+		d.writeRange(ranges[i], all[i])
+	}
+	d.want(`SELECT (SELECT count() FROM events), (SELECT sum(n) FROM daily)`, want)
+}
+
+// childIn is the engine process whose working directory is below dir.
+func childIn(t *testing.T, dir string) int {
+	t.Helper()
+	links, err := filepath.Glob("/proc/[0-9]*/cwd")
+	if err != nil || len(links) == 0 {
+		t.Skip("needs /proc to find the engine's process")
+	}
+	for _, l := range links {
+		if to, err := os.Readlink(l); err == nil && strings.HasPrefix(to, dir) {
+			var pid int
+			if _, err := fmt.Sscanf(l, "/proc/%d/cwd", &pid); err == nil {
+				return pid
+			}
+		}
+	}
+	return 0
+}
+
+// What a person must repair is said with the table and the cure, without a customer's data, and goes on by itself after it.
+func TestBrokenSchemaWaitsForARepair(t *testing.T) {
+	d := newDB(t)
+	for _, c := range []struct{ name, wreck, repair, log string }{
+		{"table gone", `RENAME TABLE events TO elsewhere`, `RENAME TABLE elsewhere TO events`, `trying_to="insert into events" error="code 60 UNKNOWN_TABLE`},
+		{"column gone", `ALTER TABLE events RENAME COLUMN library TO lib`, `ALTER TABLE events RENAME COLUMN lib TO library`, `repair="a column of the table is missing`},
+		{"failing view", `CREATE MATERIALIZED VIEW bad ENGINE = MergeTree ORDER BY n SETTINGS non_replicated_deduplication_window = 1000 AS SELECT toUInt64(user_id) AS n FROM events`, `DROP VIEW bad`, `CANNOT_PARSE_TEXT`},
+	} {
+		before := d.log.String()
+		d.query(c.wreck)
+		r := resolved(int64(len(before)), `{"type":"track","event":"e","userId":"secret@example.com"}`, nil)
+		done := make(chan error, 1)
+		go func() {
+			_, err := d.sink.WriteRange(t.Context(), rangeOf("resolved", []pipeline.Record{r}), []pipeline.Record{r})
+			done <- err
+		}()
+		eventually(t, c.name+": the log says "+c.log, func() bool { return strings.Contains(strings.TrimPrefix(d.log.String(), before), c.log) })
+		d.query(c.repair)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.want(`SELECT count() FROM events`, "3")
+	if strings.Contains(d.log.String(), "secret") {
+		t.Errorf("customer data in the log:\n%s", d.log)
+	}
+}
+
+func TestCut(t *testing.T) {
+	big := func(o int64, size int) pipeline.Record { return pipeline.Record{Offset: o, Value: make([]byte, size)} }
+	for _, c := range []struct {
+		name    string
+		records []pipeline.Record
+		want    string
+	}{
+		{"no record", nil, "5-99 "},
+		{"gaps between records", []pipeline.Record{big(7, 1), big(9, 1)}, "5-99 "},
+		{"bytes", []pipeline.Record{big(7, maxUnitBytes-1), big(9, 1), big(20, 1), big(21, maxUnitBytes), big(30, 1)}, "5-19 20-20 21-29 30-99 "},
+		{"one record above the limit", []pipeline.Record{big(7, 2*maxUnitBytes), big(8, 1)}, "5-7 8-99 "},
+		{"records", make([]pipeline.Record, maxUnitRecords+1), "5--1 0-99 "},
+	} {
+		got, n := "", 0
+		for _, u := range cut(pipeline.Range{First: 5, Last: 99}, c.records) {
+			got += fmt.Sprintf("%d-%d ", u.first, u.last)
+			n += len(u.records)
+		}
+		if got != c.want || n != len(c.records) {
+			t.Errorf("%s: got %q with %d records, want %q", c.name, got, n, c.want)
+		}
+	}
+}
+
+func TestLargeRangeFromManyPartitionsAtOnce(t *testing.T) {
+	d := newDB(t)
+	var wg sync.WaitGroup
+	for partition := range int32(6) {
+		wg.Go(func() {
+			var records []pipeline.Record
+			for o := range int64(25) {
+				r := resolved(o, `{"type":"track","event":"e","properties":{"n":`+fmt.Sprint(o)+`,"blob":"`+strings.Repeat("x", 500_000)+`"}}`, nil)
+				r.Partition = partition
+				records = append(records, r)
+			}
+			for range 2 {
+				if _, err := d.sink.WriteRange(t.Context(), rangeOf("resolved", records), records); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	d.want(`SELECT count(), uniqExact(kafka_partition, kafka_offset), sum(toUInt64(properties['n'])), min(length(raw)) > 500000 FROM events`, "150\t150\t1800\t1")
+	d.want(`SELECT groupUniqArray(next_offset) FROM progress FINAL`, "[25]")
+}
+
+func TestResume(t *testing.T) {
+	d := newDB(t)
+	resume := func(topic string, partition int32, want int64) {
+		t.Helper()
+		if got, err := d.sink.Resume(t.Context(), topic, partition); got != want || err != nil {
+			t.Errorf("%s %d: got %d %v, want %d", topic, partition, got, err, want)
+		}
+	}
+	resume("resolved", 3, -1)
+	r := rangeOf("resolved", months(0, 4))
+	r.Last = 7 // transaction markers follow the last record
+	d.writeRange(r, months(0, 4))
+	d.write("resolved", months(8, 8)...)
+	r.Repeated = true
+	d.writeRange(r, months(0, 4))
+	resume("resolved", 3, 9)
+	resume("resolved", 2, -1)
+	resume("changes", 3, -1)
+	if _, err := d.sink.WriteRange(t.Context(), pipeline.Range{Topic: "links"}, nil); err == nil {
+		t.Error("a topic that the sink does not read was accepted")
+	}
+}
