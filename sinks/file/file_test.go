@@ -129,7 +129,8 @@ func TestCutsOffWhatWasNotCommitted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteString(`{"type":"segment.ent`); err != nil { // a line that a crash tore
+	// whole lines, more of them than the next write has, and one that a crash tore
+	if _, err := f.WriteString(strings.Repeat(`{"type":"lost"}`+"\n", 1000) + `{"type":"segment.ent`); err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
