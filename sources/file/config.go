@@ -170,7 +170,7 @@ func compile(c Config) (*form, []pipeline.Problem) {
 
 // formatOf is the format that a file's name tells, "" if none, and whether it says that tabs stand between cells.
 func formatOf(path string) (format string, tabs bool) {
-	switch strings.ToLower(filepath.Ext(strings.TrimSuffix(path, ".gz"))) {
+	switch strings.ToLower(filepath.Ext(strings.TrimSuffix(strings.TrimRight(path, "*"), ".gz"))) {
 	case ".csv":
 		return "csv", false
 	case ".tsv", ".tab":
