@@ -34,7 +34,7 @@ func (b *batcher) readAll() {
 		if err != nil {
 			s.fail("", err)
 		}
-		s.progress.begin(s, files)
+		s.progress.begin(files, s.files)
 		for _, f := range files {
 			if size, ok := seen[f.name]; ok && size == f.size && quiet[f.name] == 0 {
 				continue
@@ -59,7 +59,7 @@ func (b *batcher) readAll() {
 		if !b.flush() {
 			return
 		}
-		s.progress.end(s)
+		s.progress.end()
 		if s.form.once || !sleep(b.ctx, s.poll) {
 			return
 		}
@@ -112,7 +112,7 @@ func (b *batcher) read(f found, final bool) error {
 		ev, b.arena = r.event(row, b.at, b.arena)
 		b.records = append(b.records, pipeline.EventRecord(&ev))
 		b.bytes += len(ev.Raw) + len(ev.MessageID)
-		s.progress.rows.Add(1)
+		s.progress.rows++
 		if len(b.records) >= maxBatchRecords || b.bytes >= maxBatchBytes {
 			st.moved(r.rows)
 			if !b.flush() {

@@ -49,7 +49,7 @@ type Source struct {
 	warned map[string]string // last problem of each file, so that it is said once
 
 	rows, raw atomic.Uint64
-	progress  progress
+	progress  *progress
 }
 
 type lifecycle int
@@ -70,7 +70,7 @@ func newSource(name string, f *form, d pipeline.Deps) *Source {
 		d.Say = func(string) {}
 	}
 	return &Source{
-		name: name, form: f, deps: d, poll: pollEvery, drain: drainTimeout, files: map[string]*fileState{}, warned: map[string]string{},
+		name: name, form: f, deps: d, poll: pollEvery, drain: drainTimeout, progress: newProgress(name, d.Say), files: map[string]*fileState{}, warned: map[string]string{},
 		out: make(chan *message.Message), closing: make(chan struct{}), done: make(chan struct{}),
 	}
 }

@@ -388,3 +388,26 @@ func TestBadConfigurations(t *testing.T) {
 		}
 	}
 }
+
+func TestProgress(t *testing.T) {
+	var said []string
+	p := newProgress("orders", func(line string) { said = append(said, line) })
+	files := []found{{"a.csv", "a.csv", 1000}, {"b.csv", "b.csv", 1000}, {"c.csv.gz", "c.csv", 500}}
+	states := map[string]*fileState{"a.csv": {Size: 1000, Offset: 1000, Done: true}, "b.csv": {Size: 800, Offset: 500}}
+	p.bar, p.every = nil, 0
+	p.begin(files, states)
+	p.rows = 1234567
+	p.count(250)
+	p.end()
+	if len(said) != 2 || !strings.HasPrefix(said[0], "file orders: 25%, 1,234,567 rows, about ") || said[1] != "file orders: read 1,234,567 rows of 2 files" {
+		t.Errorf("%q", said)
+	}
+	var bar bytes.Buffer
+	p.bar = &bar
+	p.begin(files, states)
+	p.count(500)
+	p.end()
+	if out := bar.String(); len(said) != 2 || !strings.Contains(out, "["+strings.Repeat("=", 15)+strings.Repeat(" ", 15)+"] 50%") || !strings.HasSuffix(out, "\r\x1b[K") {
+		t.Errorf("%q %q", out, said)
+	}
+}

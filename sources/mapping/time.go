@@ -56,6 +56,9 @@ func (f TimeFormat) rewrite(text string) (string, bool) {
 		return "", false
 	}
 	for i, layout := range f.layouts {
+		if len(f.layouts) > 1 && len(t) > 10 && (len(layout) <= 10 || layout[10] != t[10]) {
+			continue // auto: the character after the date tells most of them apart
+		}
 		if v, err := time.Parse(layout, t); err == nil {
 			if i == 0 && layout == time.RFC3339Nano {
 				return t, true

@@ -44,8 +44,9 @@ func (n *node) prune() {
 // roots are the shapes that an event of the mapping can have: with the columns that nothing names in properties or traits.
 type roots struct {
 	properties, traits *node
-	kind               *node // of the field type
-	id                 *node // of message_id, nil if it is not mapped
+	kind               *node  // of the field type
+	fixed              string // the type, if it is a constant
+	id                 *node  // of message_id, nil if it is not mapped
 }
 
 // roots arranges the leaves by their targets. bind, if not nil, may add leaves to extras.
@@ -70,6 +71,7 @@ func (m *Mapping) roots(bind func(root, extras *node)) roots {
 		switch l := &m.leaves[i]; strings.Join(l.target, "\x00") {
 		case "type":
 			r.kind = &node{leaf: l}
+			r.fixed = gjson.ParseBytes(l.constant).String()
 		case "":
 			r.id = &node{leaf: l}
 		}
@@ -80,9 +82,11 @@ func (m *Mapping) roots(bind func(root, extras *node)) roots {
 // choose picks the shape for a row, and reads its message id.
 func (rs *roots) choose(r row) (root *node, messageID string, err error) {
 	root = rs.properties
-	typ, err := text(r, rs.kind)
-	if err != nil {
-		return nil, "", err
+	typ := rs.fixed
+	if typ == "" {
+		if typ, err = text(r, rs.kind); err != nil {
+			return nil, "", err
+		}
 	}
 	if typ == pipeline.TypeIdentify || typ == pipeline.TypeGroup {
 		root = rs.traits
