@@ -182,32 +182,32 @@ func (k *kafka) stop(sig syscall.Signal) error {
 	return k.proc.stop(sig)
 }
 
-// warmUp makes the internal topics, which takes the first group and the first transaction on a new broker seconds.
+// warmUp lets the broker make its internal topics, for which the library would sleep seconds at the first group and the
+// first transaction.
 func warmUp(addr string) error {
+	b := sarama.NewBroker(addr)
 	conf := sarama.NewConfig()
-	conf.Version = sarama.V2_8_0_0
-	conf.Metadata.Retry.Max = 60
-	conf.Producer.Idempotent, conf.Net.MaxOpenRequests, conf.Producer.RequiredAcks = true, 1, sarama.WaitForAll
-	conf.Producer.Transaction.ID, conf.Producer.Transaction.Retry.Max = "testenv", 300
-	conf.Producer.Return.Successes = true
-	var errs error
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		p, err := sarama.NewSyncProducer([]string{addr}, conf)
-		if err != nil {
-			errs = err
-			continue
-		}
-		if err := p.Close(); err != nil {
-			return err
-		}
-		c, err := sarama.NewClient([]string{addr}, conf)
-		if err != nil {
-			return err
-		}
-		_, err = c.Coordinator("testenv")
-		return errors.Join(err, c.Close())
+	conf.ClientID, conf.Version = "testenv", sarama.V2_8_0_0
+	if err := b.Open(conf); err != nil {
+		return err
 	}
-	return fmt.Errorf("warm the broker up: %w", errs)
+	defer b.Close()
+	for _, kind := range []sarama.CoordinatorType{sarama.CoordinatorGroup, sarama.CoordinatorTransaction} {
+		var last error
+		for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+			resp, err := b.FindCoordinator(&sarama.FindCoordinatorRequest{Version: 2, CoordinatorKey: "testenv", CoordinatorType: kind})
+			if err == nil && resp.Err == sarama.ErrNoError {
+				break
+			}
+			if last = err; err == nil {
+				last = resp.Err
+			}
+			if time.Now().After(end) {
+				return fmt.Errorf("warm the broker up: %w", last)
+			}
+		}
+	}
+	return nil
 }
 
 func freePorts(n int) ([]int, error) {

@@ -78,11 +78,11 @@ func RunEmbedded(ctx context.Context, o EmbeddedOptions) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("start the embedded broker on %s: %w", o.Dir, err), listener.Close())
 	}
+	defer os.Remove(filepath.Join(o.Dir, addressFile)) // when everything is written
 	defer cluster.Close()
 	if err := writeAddress(o.Dir, addr); err != nil {
 		return fmt.Errorf("write the embedded broker's address: %w", err)
 	}
-	defer os.Remove(filepath.Join(o.Dir, addressFile))
 	if o.Ready != nil {
 		o.Ready(addr)
 	}

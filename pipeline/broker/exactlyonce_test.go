@@ -234,6 +234,7 @@ func TestZombieIsFenced(t *testing.T) {
 			t.Fatalf("the fenced producer goes on: %v", err)
 		}
 		check(t, fresh.CommitWithoutOffsets(ctx))
+		settle(t, c, out)
 		if got, _ := values(t, c, out, 0, 0); len(got) != 1 || got[0] != "owner" {
 			t.Fatalf("committed: %q", got)
 		}

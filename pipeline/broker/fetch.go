@@ -198,8 +198,9 @@ func (f *fetcher) decode(b *sarama.FetchResponseBlock) (chunk, error) {
 		}
 		f.take(&got, batch)
 	}
-	// A batch that compaction has emptied moves the position too, but the library drops it.
-	got.next = max(got.next, afterEmpty(b))
+	if len(b.RecordsSet) == 0 && !b.Partial { // batches that compaction has emptied: the library drops them
+		got.next = max(got.next, afterEmpty(b))
+	}
 	if got.next == f.next && len(b.RecordsSet) > 0 && b.RecordsSet[0].RecordBatch.PartialTrailingRecord {
 		if f.size >= sarama.MaxResponseSize/2 {
 			return chunk{}, &final{fmt.Errorf("%w of %d bytes", errPartial, f.size)}
@@ -239,9 +240,9 @@ func (f *fetcher) take(got *chunk, batch *sarama.RecordBatch) {
 	}
 }
 
-// afterEmpty is the offset after the last complete batch of the answer, batches without records included. The library keeps
-// it in a field for its own consumer, who has the same need; there is no other way to see an answer that holds nothing but
-// a batch emptied by compaction. Zero if the field is gone; TestEmptyBatch would fail then.
+// afterEmpty is the offset after the last batch of an answer that holds only batches without records. The library keeps it in
+// a field for its own consumer, which has the same need; there is no other way to see it. (In other answers the field may
+// count a batch that came in part.) Zero if the field is gone; TestEmptyBatch would fail then.
 func afterEmpty(b *sarama.FetchResponseBlock) int64 {
 	next := reflect.ValueOf(b).Elem().FieldByName("recordsNextOffset")
 	if !next.IsValid() || next.Kind() != reflect.Pointer || next.IsNil() {

@@ -77,18 +77,11 @@ type call struct {
 	done    chan struct{}
 }
 
-// OpenProducer makes a producer. It connects now; while no broker answers, Produce does.
+// OpenProducer makes a producer. It connects at the first Produce. The error is always nil so far.
 func (c *Cluster) OpenProducer() (*Producer, error) {
 	p := &Producer{c: c, room: newBudget(c.conf.InFlightBytes)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.healthy.Store(true)
-	if _, err := p.producer(p.ctx); err != nil {
-		if permanent(err) {
-			p.cancel()
-			return nil, fmt.Errorf("open producer: %w", err)
-		}
-		p.unhealthy()
-	}
 	return p, nil
 }
 
@@ -207,17 +200,21 @@ func (p *Producer) current() *running {
 	return p.p
 }
 
-// producer returns the running one or opens it.
+// producer returns the running one or opens it, for which it waits until ctx ends, at most for Config.Outage.
 func (p *Producer) producer(ctx context.Context) (*running, error) {
 	if r := p.current(); r != nil {
 		return r, nil
 	}
-	r, err := within(ctx, func() (*running, error) {
-		if err := p.c.Ping(); err != nil {
-			return nil, err
+	ctx, cancel := context.WithTimeout(ctx, p.c.conf.Outage)
+	defer cancel()
+	var r *running
+	err := p.c.retry(ctx, "opening a producer", func() (err error) {
+		if err := p.c.Ping(); err != nil { // quickly: the producer's own client is made to wait for long
+			return err
 		}
-		return open(p.c.conf)
-	}, func(late *running) { late.discard() })
+		r, err = within(ctx, func() (*running, error) { return open(p.c.conf) }, func(late *running) { late.discard() })
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -57,7 +57,7 @@ func (t *Transactions) ID() string { return t.id }
 func (t *Transactions) Reopen(ctx context.Context) error {
 	t.drop()
 	err := t.c.retry(ctx, "opening transactions "+t.id, func() error {
-		opened, err := within(ctx, t.open, func(late *Transactions) { late.drain(late.p, newBudget(1)); late.drop() })
+		opened, err := within(ctx, func() (*Transactions, error) { return t.open(ctx) }, func(late *Transactions) { late.drain(late.p, newBudget(1)); late.drop() })
 		if err == nil {
 			t.p, t.cl, t.room = opened.p, opened.cl, newBudget(t.c.conf.InFlightBytes)
 			t.drain(t.p, t.room)
@@ -71,11 +71,13 @@ func (t *Transactions) Reopen(ctx context.Context) error {
 }
 
 // open makes the producer and its client: a client of its own, so that to close it ends whatever the producer waits for.
-func (t *Transactions) open() (*Transactions, error) {
+func (t *Transactions) open(ctx context.Context) (*Transactions, error) {
 	cl, err := sarama.NewClient(t.c.conf.Brokers, t.c.conf.transactions(t.id))
 	if err != nil {
 		return nil, err
 	}
+	stop := context.AfterFunc(ctx, func() { _ = cl.Close() }) // else it would ask for minutes when the brokers are away
+	defer stop()
 	p, err := sarama.NewAsyncProducerFromClient(cl)
 	if err != nil {
 		_ = cl.Close()
