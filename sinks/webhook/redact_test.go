@@ -51,5 +51,9 @@ func TestClean(t *testing.T) {
 		if strings.Contains(got, "tops") || len(got) > answerKept || !utf8.ValidString(got) {
 			t.Fatalf("offset %d: %d bytes, ending in %q", offset, len(got), got[len(got)-40:])
 		}
+		text = strings.Repeat("a", offset) + strings.Repeat("topsecret-longer", 300) // what is kept becomes shorter than what was read
+		if got := r.clean(text[:r.readLimit()]); strings.Contains(got, "tops") {
+			t.Fatalf("offset %d: ending in %q", offset, got[len(got)-40:])
+		}
 	}
 }

@@ -91,11 +91,6 @@ func (w *write) deliver(ctx context.Context, a *pipeline.Attempt) pipeline.Outco
 	if m.Internal() {
 		return pipeline.Outcome{Kind: pipeline.Unchanged}
 	}
-	body, err := w.body(m)
-	if err != nil {
-		return rejected(err)
-	}
-
 	select {
 	case w.slots <- struct{}{}:
 		defer func() { <-w.slots }()
@@ -110,8 +105,12 @@ func (w *write) deliver(ctx context.Context, a *pipeline.Attempt) pipeline.Outco
 	if !again.IsZero() {
 		return w.held(a, now, again)
 	}
-	ans := w.send(ctx, m, body, now)
-	return w.judge(a, m, probe, ans)
+	body, err := w.body(m)
+	if err != nil {
+		w.gate.forget(probe)
+		return rejected(err)
+	}
+	return w.judge(a, m, probe, w.send(ctx, m, body, now))
 }
 
 // fits tells whether a request that begins now can end in time: its whole timeout, or, while everything was answered, four

@@ -174,12 +174,14 @@ func TestCancelEndsWrite(t *testing.T) {
 	rec := newReceiver(t, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	rec.setAnswer(func(w http.ResponseWriter, r *http.Request, n int) {
-		cancel()
+		if n == 2*faultsToClose {
+			cancel()
+		}
 		hang(w, r, n)
 	})
 	s, log := openTest(t, testConfig(rec.URL), &pipeline.Env{})
 	start := time.Now()
-	if _, err := s.Write(ctx, nil, attempts(5)); err == nil {
+	if _, err := s.Write(ctx, nil, manyProfiles(40)); err == nil {
 		t.Error("a cancelled write gave no error")
 	}
 	if took := time.Since(start); took > 3*time.Second {
