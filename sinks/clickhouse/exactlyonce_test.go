@@ -1,6 +1,7 @@
 package clickhouse
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -171,6 +172,94 @@ func TestAnswerLostAfterCommit(t *testing.T) {
 	}
 	d.want(`SELECT (SELECT count() FROM events), (SELECT sum(n) FROM daily), (SELECT count() FROM segment_log), (SELECT count() FROM profiles), (SELECT count() FROM deliveries), (SELECT count() FROM dead_letters), (SELECT count() FROM progress FINAL)`,
 		"60\t60\t10\t1\t10\t10\t4")
+}
+
+// While a try waits for its answer the table takes in so many others that it forgets the token.
+func TestAnswerLostAndManyInsertsMeanwhile(t *testing.T) {
+	engine := sharedEngine(t)
+	p := newProxy(t, engine.Address())
+	d := newDB(t)
+	s, err := d.openAt(t.Context(), strings.Replace(engine.URL(), engine.Address(), p.address, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	d.query("ALTER TABLE events MODIFY SETTING non_replicated_deduplication_window = 4")
+	s.windows["events"] = 4
+	p.loseAnswers(func(head []byte) bool {
+		if p.lost > 0 || !bytes.Contains(head, []byte("events")) || !bytes.Contains(head, []byte("INSERT")) {
+			return false
+		}
+		for o := int64(100); o < 112; o++ {
+			d.write("resolved", months(o, o)...)
+		}
+		return true
+	})
+	records := months(0, 59)
+	if _, err := s.WriteRange(t.Context(), rangeOf("resolved", records), records); err != nil {
+		t.Fatal(err)
+	}
+	if p.lostAnswers() != 1 {
+		t.Errorf("%d answers were lost, want 1", p.lostAnswers())
+	}
+	d.want(`SELECT count() FROM events`, "72")
+}
+
+// What every insert carries, and a repetition repeats to the byte.
+func TestInsertsAreNamedAndRepeatedToTheByte(t *testing.T) {
+	engine := sharedEngine(t)
+	p := newProxy(t, engine.Address())
+	d := newDB(t)
+	s, err := d.openAt(t.Context(), strings.Replace(engine.URL(), engine.Address(), p.address, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var heads []string
+	p.loseAnswers(func(head []byte) bool {
+		if bytes.Contains(head, []byte("INSERT")) {
+			heads = append(heads, string(head))
+			return len(heads) == 1
+		}
+		return false
+	})
+	records := months(7, 9)
+	if _, err := s.WriteRange(t.Context(), rangeOf("resolved", records), records); err != nil {
+		t.Fatal(err)
+	}
+	if len(heads) != 3 || heads[0] != heads[1] {
+		t.Fatalf("want one insert twice and one of progress, got:\n%s", strings.Join(heads, "\n"))
+	}
+	u, err := url.Parse(strings.Fields(heads[0])[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"insert_deduplication_token": "resolved-3-7-9-events", "async_insert": "0", "insert_deduplicate": "1", "deduplicate_insert": "enable", "max_partitions_per_insert_block": "0",
+		"deduplicate_blocks_in_dependent_materialized_views": "1", "max_insert_block_size": "1048449", "min_insert_block_size_rows": "1048449",
+		"min_insert_block_size_bytes": "268402944", "optimize_on_insert": "1",
+	} {
+		if got := u.Query().Get(name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+
+	b := newBatch("resolved")
+	var before []byte
+	for range 3 { // a used batch gives the same bytes as a new one
+		fillBatch(b, records, nil)
+		encoded, err := b.tables()[0].encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if before != nil && !bytes.Equal(before, encoded) {
+			t.Error("the same records gave other bytes")
+		}
+		before = bytes.Clone(encoded)
+		b.tables()[0].reset()
+		fillBatch(b, months(100, 140), nil)
+		b.tables()[0].reset()
+	}
 }
 
 func TestServerDownAtStartAndInBetween(t *testing.T) {

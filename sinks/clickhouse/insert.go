@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -26,6 +27,11 @@ func insertSettings(token string) clickhouse.Settings {
 	}
 }
 
+// newSettings go with every insert to a server that knows them. deduplicate_insert (26.2) overrides insert_deduplicate.
+func newSettings() clickhouse.Settings {
+	return clickhouse.Settings{"deduplicate_insert": "enable"}
+}
+
 // insert sends the rows of one table of a unit. doubtful: they may have been sent before.
 func (s *Sink) insert(ctx context.Context, b batch, t *rows, u *unit, doubtful bool) error {
 	if doubtful && t.key != "" && t.count() > 0 {
@@ -45,7 +51,9 @@ func (s *Sink) send(ctx context.Context, t *rows, token string) error {
 	if err != nil {
 		return err
 	}
-	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(insertSettings(token)))
+	settings := insertSettings(token)
+	maps.Copy(settings, s.settings)
+	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(settings))
 	return s.conn.InsertFormat(ctx, "Native", t.statement(s.address.database), bytes.NewReader(encoded))
 }
 

@@ -3,9 +3,12 @@ package clickhouse
 import (
 	"context"
 	"fmt"
+	"maps"
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
 )
 
 // minWindow is how many parts a table must remember the tokens of, at least. The migrations give 10,000.
@@ -50,15 +53,22 @@ func (s *Sink) preflightSettings(ctx context.Context) error {
 	if readonly == "1" || readonly == "2" {
 		return refuse("the ClickHouse user of %s may only read (readonly = %s): give the sink a user that may insert and change settings", s.address, readonly)
 	}
-	for name := range insertSettings("") {
+	s.settings = make(clickhouse.Settings)
+	all := insertSettings("")
+	maps.Copy(all, newSettings())
+	for name, value := range all {
 		fixed, err := s.texts(ctx, "SELECT toString(readonly) FROM system.settings WHERE name = "+quoteText(name))
+		isNew := newSettings()[name] != nil
 		switch {
 		case err != nil:
 			return fmt.Errorf("ask for the setting %s: %w", name, err)
+		case len(fixed) == 0 && isNew:
 		case len(fixed) == 0:
 			return refuse("ClickHouse %s does not know the setting %s, without which rows may be doubled: use 24.8 or later", version, name)
 		case fixed[0] == "1":
 			return refuse("the profile of the ClickHouse user of %s fixes the setting %s: allow it to be changed, the sink sends it with every insert", s.address, name)
+		case isNew:
+			s.settings[name] = value
 		}
 	}
 	return nil

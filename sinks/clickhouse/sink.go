@@ -18,8 +18,10 @@ type Sink struct {
 	conn    clickhouse.Conn
 	log     *slog.Logger
 	trouble trouble
-	// windows is how many parts the tables remember the tokens of, by table. Read-only once prepare has returned.
-	windows map[string]int64
+	// What prepare has found; read-only after it.
+	windows  map[string]int64    // how many parts the tables remember the tokens of, by table
+	settings clickhouse.Settings // those of newSettings that the server knows
+
 	slots   chan struct{} // one for each insert that runs; they bound the memory of encoded rows
 	batches sync.Map      // topic -> *sync.Pool of batch
 }
