@@ -52,7 +52,7 @@ type process struct {
 }
 
 // patience bounds every wait of these tests.
-const patience = 60 * time.Second
+const patience = 30 * time.Second
 
 // start runs the pipeline in file with the data folder and the variables "NAME=value".
 func start(t *testing.T, file, data string, env ...string) *process {
@@ -124,6 +124,16 @@ func (p *process) http() string { return p.line("http ") }
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill()
 	<-p.done
+}
+
+// died waits until the process has ended by itself.
+func (p *process) died() {
+	p.t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(patience):
+		p.t.Fatalf("the process still runs after %v", patience)
+	}
 }
 
 // stop ends the process with SIGTERM and returns its exit status.

@@ -158,5 +158,5 @@ func EachOwnBroker(t *testing.T, o Options, test func(t *testing.T, b *Broker)) 
 // Name makes a name that no other test has, for topics, groups and pipelines on a shared broker.
 func Name(t testing.TB) string {
 	base := strings.ToLower(strings.NewReplacer("/", "-", "#", "-").Replace(t.Name()))
-	return base[:min(len(base), 40)] + "-" + strings.ToLower(rand.Text()[:8])
+	return base[:min(len(base), 32)] + "-" + strings.ToLower(rand.Text()[:8])
 }
