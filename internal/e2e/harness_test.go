@@ -51,8 +51,9 @@ type process struct {
 	seen  *sync.Cond
 }
 
-// patience bounds every wait of these tests.
-const patience = 30 * time.Second
+// patience bounds every wait of these tests. A group that has lost several members with their folders waits for the session
+// timeout and the rebalance timeout of each generation of them, so it is long.
+const patience = 90 * time.Second
 
 // start runs the pipeline in file with the data folder and the variables "NAME=value".
 func start(t *testing.T, file, data string, env ...string) *process {
