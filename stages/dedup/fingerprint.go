@@ -30,9 +30,10 @@ func fingerprint(ev *pipeline.Event) (print [fingerprintBytes]byte) {
 	return print
 }
 
+// hashObject is the hash of properties or traits; none at all are the same as empty ones.
 func hashObject(object []byte) uint64 {
 	if object == nil {
-		return 0
+		return mix('{', 0)
 	}
 	return hashValue(gjson.ParseBytes(object))
 }

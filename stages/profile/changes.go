@@ -129,6 +129,7 @@ func traitChange(b []byte, st *state, ev *pipeline.Event, name string, at stamp,
 func (s *stage) aggregateChanges(b []byte, st *state, ev *pipeline.Event, at stamp) ([]byte, *pipeline.RejectError) {
 	s.ev = ev
 	defer func() { s.ev = nil }()
+	next := 0 // aggregate
 	for _, a := range s.concerned(ev) {
 		if a.traits && ev.Type == pipeline.TypeGroup {
 			continue
@@ -142,10 +143,14 @@ func (s *stage) aggregateChanges(b []byte, st *state, ev *pipeline.Event, at sta
 				continue
 			}
 		}
+		var old *aggregate
+		if i, ok := st.findAggregate(a.name, a.op, next); ok {
+			old, next = &st.aggregates[i], i+1
+		}
 		length := len(b)
 		var isChange bool
 		var rej *pipeline.RejectError
-		b, isChange, rej = a.change(b, st.aggregate(a.name, a.op), ev, at)
+		b, isChange, rej = a.change(b, old, ev, at)
 		if rej != nil {
 			return b, rej
 		}
@@ -226,7 +231,7 @@ func (a *attribute) numberChange(b []byte, old *aggregate, result gjson.Result) 
 	}
 	b = binary.AppendVarint(a.header(b), n)
 	if a.op == opAvg {
-		changes = old == nil || microsFloat(total)/float64(old.count) != microsFloat(total+n)/float64(old.count+1)
+		changes = old == nil || mean(total, old.count) != mean(total+n, old.count+1)
 		return binary.AppendUvarint(b, 1), changes, nil
 	}
 	return b, old == nil || n != 0, nil

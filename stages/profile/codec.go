@@ -150,6 +150,7 @@ func (s *state) Fold(bytes []byte) error {
 	at := stamp{ms: r.varint()}
 	at.id = strings.Clone(r.string())
 	s.first, s.last = min(s.first, at.ms), max(s.last, at.ms)
+	next := 0 // aggregate
 	for r.s != "" && !r.bad {
 		switch r.byte() {
 		case deltaIdentifier:
@@ -157,9 +158,15 @@ func (s *state) Fold(bytes []byte) error {
 		case deltaTrait:
 			s.setTrait(strings.Clone(r.string()), at, r.value().clone())
 		case deltaAggregate:
-			if err := s.foldAggregate(op(r.byte()), r.string(), at, &r); err != nil {
+			o, name := op(r.byte()), r.string()
+			i, found := s.findAggregate(name, o, next)
+			if !found {
+				s.aggregates = slices.Insert(s.aggregates, i, aggregate{name: strings.Clone(name), op: o})
+			}
+			if err := s.aggregates[i].fold(at, &r, !found); err != nil {
 				return err
 			}
+			next = i + 1
 		default:
 			r.bad = true
 		}
@@ -172,15 +179,10 @@ func (s *state) Fold(bytes []byte) error {
 
 func (v value) clone() value { return value{v.kind, strings.Clone(v.text)} }
 
-// foldAggregate applies what a delta says about one attribute.
-func (s *state) foldAggregate(o op, name string, at stamp, r *reader) error {
-	i, found := s.findAggregate(name, o)
-	if !found {
-		s.aggregates = slices.Insert(s.aggregates, i, aggregate{name: strings.Clone(name), op: o})
-	}
-	a := &s.aggregates[i]
+// fold applies what a delta says about one attribute; first says that it has no content yet.
+func (a *aggregate) fold(at stamp, r *reader, first bool) error {
 	ok := true
-	switch o {
+	switch a.op {
 	case opCount:
 		a.count += r.uvarint()
 	case opSum:
@@ -190,17 +192,17 @@ func (s *state) foldAggregate(o op, name string, at stamp, r *reader) error {
 		a.count += r.uvarint()
 	case opMin, opMax:
 		x := math.Float64frombits(r.fixed64())
-		if !found || x < a.float() == (o == opMin) {
+		if first || x < a.float() == (a.op == opMin) {
 			a.number = int64(math.Float64bits(x))
 		}
 	case opMinTime, opMaxTime:
 		x := r.varint()
-		if !found || x < a.number == (o == opMinTime) {
+		if first || x < a.number == (a.op == opMinTime) {
 			a.number = x
 		}
 	case opFirst, opLatest:
 		v := r.value()
-		if c := compareAt(at, v, a.at, a.value); !found || c > 0 && o == opLatest || c < 0 && o == opFirst {
+		if c := compareAt(at, v, a.at, a.value); first || c > 0 && a.op == opLatest || c < 0 && a.op == opFirst {
 			a.at, a.value = at, v.clone()
 		}
 	case opUnique:
@@ -209,10 +211,10 @@ func (s *state) foldAggregate(o op, name string, at stamp, r *reader) error {
 		}
 		a.set.add(r.fixed64())
 	default:
-		return fmt.Errorf("fold profile delta: operation %d is not known to this build: upgrade it", o)
+		return fmt.Errorf("fold profile delta: operation %d is not known to this build: upgrade it", a.op)
 	}
 	if !ok {
-		return fmt.Errorf("fold profile delta: the sum of %s is beyond an int64", name)
+		return fmt.Errorf("fold profile delta: the sum of %s is beyond an int64", a.name)
 	}
 	return nil
 }

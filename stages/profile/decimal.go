@@ -119,6 +119,9 @@ func microsFloat(n int64) float64 {
 	return f
 }
 
+// mean is the float64 nearest to n millionths by count, while both are below 2^53.
+func mean(n int64, count uint64) float64 { return float64(n) / (float64(count) * micros) }
+
 // appendSeconds appends milliseconds as seconds, exactly.
 func appendSeconds(dst []byte, ms int64) []byte { return appendMicros(dst, ms*1000) }
 

@@ -163,13 +163,19 @@ func (s *state) addIdentifier(typ, value string, ms int64) {
 
 // aggregate returns the content of an attribute, nil if there is none yet.
 func (s *state) aggregate(name string, o op) *aggregate {
-	if i, ok := s.findAggregate(name, o); ok {
+	if i, ok := s.findAggregate(name, o, 0); ok {
 		return &s.aggregates[i]
 	}
 	return nil
 }
 
-func (s *state) findAggregate(name string, o op) (int, bool) {
+// findAggregate looks at the place guess first: who goes through many attributes does so in the order of their names.
+func (s *state) findAggregate(name string, o op, guess int) (int, bool) {
+	if guess < len(s.aggregates) {
+		if a := &s.aggregates[guess]; a.op == o && a.name == name {
+			return guess, true
+		}
+	}
 	return slices.BinarySearchFunc(s.aggregates, name, func(a aggregate, name string) int {
 		return cmp.Or(strings.Compare(a.name, name), cmp.Compare(a.op, o))
 	})
@@ -186,7 +192,7 @@ func (a *aggregate) any() any {
 	case opSum:
 		return microsFloat(a.number)
 	case opAvg:
-		return microsFloat(a.number) / float64(a.count)
+		return mean(a.number, a.count)
 	case opMin, opMax:
 		return a.float()
 	case opMinTime, opMaxTime:

@@ -17,29 +17,28 @@ import (
 //	byte 0    format, 1
 //	8 bytes   hash of the definitions by which it was last evaluated, big endian
 //	uvarint   number of transitions so far
-//	varint    effective time of the last one, Unix milliseconds
-//	uvarint   number of members; each: string segment, 4 bytes version, varint since
+//	uvarint   number of decisions; each: string segment, 4 bytes version, byte 1 in or 0 out, varint Unix milliseconds
 //
 // Layout of a delta:
 //
 //	byte 0    format, 1
 //	8 bytes   hash of the definitions
-//	rest      byte '+', string segment, 4 bytes version, varint number, varint effective: enters
-//	          byte '-', string segment, varint number, varint effective: exits
+//	rest      byte '+' enters or '-' exits, string segment, 4 bytes version, varint Unix milliseconds; the number of transitions
+//	          grows by one
 //	          byte '0', string segment: is no longer declared
 type membership struct {
 	definitions uint64
 	number      uint64
-	effective   int64
-	members     []member // sorted by segment
-	names       []string // their names; a new slice whenever it changes, because profiles point to it
+	decisions   []decision // sorted by segment
+	names       []string   // of the segments that it is in; a new slice whenever it changes, because profiles point to it
 }
 
-// member is one segment that the profile is in.
-type member struct {
+// decision is the last transition of a segment that the profile is or was in.
+type decision struct {
 	segment string
-	version uint32 // of the condition by which it entered, for a merge that carries the membership on
-	since   int64  // Unix milliseconds
+	version uint32 // of the condition
+	in      bool
+	at      int64 // effective time, Unix milliseconds: in since then, or out since then
 }
 
 const (
@@ -54,23 +53,23 @@ var errMalformed = errors.New("malformed")
 
 func newMembership() pipeline.Folded { return &membership{names: []string{}} }
 
-func (m *membership) find(segment string) (*member, bool) {
-	i, ok := m.search(segment)
-	if !ok {
-		return nil, false
+// find returns the decision about a segment; never in it: the zero decision.
+func (m *membership) find(segment string) decision {
+	if i, ok := m.search(segment); ok {
+		return m.decisions[i]
 	}
-	return &m.members[i], true
+	return decision{}
 }
 
 func (m *membership) search(segment string) (int, bool) {
-	return slices.BinarySearchFunc(m.members, segment, func(x member, name string) int { return strings.Compare(x.segment, name) })
+	return slices.BinarySearchFunc(m.decisions, segment, func(x decision, name string) int { return strings.Compare(x.segment, name) })
 }
 
 // Size is the memory in bytes.
 func (m *membership) Size() int {
 	n := 128
-	for i := range m.members {
-		n += 64 + len(m.members[i].segment)
+	for i := range m.decisions {
+		n += 64 + len(m.decisions[i].segment)
 	}
 	return n
 }
@@ -78,11 +77,16 @@ func (m *membership) Size() int {
 // Encode appends the full state.
 func (m *membership) Encode(dst []byte) []byte {
 	dst = binary.BigEndian.AppendUint64(append(dst, format), m.definitions)
-	dst = binary.AppendVarint(binary.AppendUvarint(dst, m.number), m.effective)
-	dst = binary.AppendUvarint(dst, uint64(len(m.members)))
-	for i := range m.members {
-		x := &m.members[i]
-		dst = binary.AppendVarint(binary.BigEndian.AppendUint32(appendString(dst, x.segment), x.version), x.since)
+	dst = binary.AppendUvarint(dst, m.number)
+	dst = binary.AppendUvarint(dst, uint64(len(m.decisions)))
+	for i := range m.decisions {
+		x := &m.decisions[i]
+		dst = binary.BigEndian.AppendUint32(appendString(dst, x.segment), x.version)
+		in := byte(0)
+		if x.in {
+			in = 1
+		}
+		dst = binary.AppendVarint(append(dst, in), x.at)
 	}
 	return dst
 }
@@ -93,14 +97,14 @@ func (m *membership) Decode(full []byte) error {
 	if f := r.byte(); f != format {
 		return formatError(f)
 	}
-	*m = membership{definitions: r.fixed64(), number: r.uvarint(), effective: r.varint()}
+	*m = membership{definitions: r.fixed64(), number: r.uvarint()}
 	n := r.uvarint()
 	if n > uint64(len(full)) {
 		return fmt.Errorf("decode segment state: %w", errMalformed)
 	}
-	m.members = make([]member, n)
-	for i := range m.members {
-		m.members[i] = member{r.string(), r.fixed32(), r.varint()}
+	m.decisions = make([]decision, n)
+	for i := range m.decisions {
+		m.decisions[i] = decision{r.string(), r.fixed32(), r.byte() == 1, r.varint()}
 	}
 	if r.bad || len(r.b) > 0 {
 		return fmt.Errorf("decode segment state: %w", errMalformed)
@@ -111,9 +115,11 @@ func (m *membership) Decode(full []byte) error {
 
 // list makes names anew.
 func (m *membership) list() {
-	m.names = make([]string, len(m.members))
-	for i := range m.members {
-		m.names[i] = m.members[i].segment
+	m.names = make([]string, 0, len(m.decisions))
+	for i := range m.decisions {
+		if m.decisions[i].in {
+			m.names = append(m.names, m.decisions[i].segment)
+		}
 	}
 }
 
@@ -128,24 +134,18 @@ func (m *membership) Fold(delta []byte) error {
 		kind, segment := r.byte(), r.string()
 		i, found := m.search(segment)
 		switch kind {
-		case deltaEnter:
-			x := member{segment: segment, version: r.fixed32()}
-			m.number, m.effective = r.uvarint(), r.varint()
-			x.since = m.effective
-			if found {
-				m.members[i] = x
-			} else {
-				m.members = slices.Insert(m.members, i, x)
+		case deltaEnter, deltaExit:
+			if !found {
+				m.decisions = slices.Insert(m.decisions, i, decision{})
 			}
-			continue
-		case deltaExit:
-			m.number, m.effective = r.uvarint(), r.varint()
+			m.decisions[i] = decision{segment, r.fixed32(), kind == deltaEnter, r.varint()}
+			m.number++
 		case deltaForget:
+			if found {
+				m.decisions = slices.Delete(m.decisions, i, i+1)
+			}
 		default:
 			r.bad = true
-		}
-		if found {
-			m.members = slices.Delete(m.members, i, i+1)
 		}
 	}
 	if r.bad {
@@ -159,16 +159,14 @@ func appendDeltaHeader(dst []byte, definitions uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(dst, format), definitions)
 }
 
-func appendTransition(dst []byte, t *transition, effective int64) []byte {
+func appendTransition(dst []byte, t *transition) []byte {
 	kind := byte(deltaExit)
 	if t.enter {
 		kind = deltaEnter
 	}
 	dst = appendString(append(dst, kind), t.segment.name)
-	if t.enter {
-		dst = binary.BigEndian.AppendUint32(dst, t.segment.version)
-	}
-	return binary.AppendVarint(binary.AppendUvarint(dst, t.number), effective)
+	dst = binary.BigEndian.AppendUint32(dst, t.segment.version)
+	return binary.AppendVarint(dst, t.effective)
 }
 
 func appendForget(dst []byte, segment string) []byte {

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -72,8 +71,7 @@ func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, e
 		p.Segments = m.names
 		return emit.Event(ev)
 	}
-	effective := effectiveAt(m, ev)
-	transitions := s.transitions(m, effective)
+	transitions := s.transitions(m, ev)
 	if folded, err = tx.Merge(p.ID[:], newMembership, s.delta); err != nil {
 		return fmt.Errorf("update the segments of a profile, partition %d, offset %d: %w", ev.Partition, ev.Offset, err)
 	}
@@ -82,7 +80,7 @@ func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, e
 		s.document = p.AppendJSON(s.document[:0])
 	}
 	for i := range transitions {
-		emit.Message(s.message(ev, &transitions[i], effective))
+		emit.Message(s.message(ev, &transitions[i]))
 	}
 	return emit.Event(ev)
 }
@@ -98,7 +96,7 @@ func (s *stage) decide(m *membership, ev *pipeline.Event, all bool) error {
 		if err != nil {
 			return pipeline.Reject("segment_failed", "the condition of segment %s cannot be evaluated", d.name)
 		}
-		if _, was := m.find(d.name); in != was {
+		if in != m.find(d.name).in {
 			s.turned = append(s.turned, i)
 		}
 	}
@@ -141,53 +139,52 @@ func (s *stage) pick(ev *pipeline.Event, all bool) []int {
 	return picked
 }
 
-// effectiveAt is when the transitions of this event became true: the event's time, but not after now, and not before the
-// profile's last transition, so that the log of a profile never runs backwards.
-func effectiveAt(m *membership, ev *pipeline.Event) time.Time {
-	at := ev.Time
-	if ev.Type == pipeline.TypeEvaluate || at.After(ev.ReceivedAt) {
-		at = ev.ReceivedAt
-	}
-	if last := pipeline.Millis(m.effective); m.number > 0 && at.Before(last) {
-		at = last
-	}
-	return at
-}
-
-// transition is one enter or exit.
+// transition is one enter or exit. Times are Unix milliseconds.
 type transition struct {
-	segment *definition
-	enter   bool
-	number  uint64
-	since   int64 // when this membership began, Unix milliseconds
+	segment   *definition
+	enter     bool
+	number    uint64
+	effective int64 // when it became true
+	since     int64 // when the membership that begins or ends began
 }
 
 // transitions writes the delta of what is in turned, and returns it as transitions. Memberships of segments that are no longer
 // declared end without a message: there is no condition any more by which they would be right or wrong.
-func (s *stage) transitions(m *membership, effective time.Time) []transition {
+func (s *stage) transitions(m *membership, ev *pipeline.Event) []transition {
 	list := make([]transition, 0, len(s.turned))
 	s.delta = appendDeltaHeader(s.delta[:0], s.definitions)
 	if m.definitions != s.definitions {
-		for i := range m.members {
-			if _, declared := s.byName[m.members[i].segment]; !declared {
-				s.delta = appendForget(s.delta, m.members[i].segment)
+		for i := range m.decisions {
+			if _, declared := s.byName[m.decisions[i].segment]; !declared {
+				s.delta = appendForget(s.delta, m.decisions[i].segment)
 			}
 		}
 	}
 	for n, i := range s.turned {
 		d := &s.segments[i]
-		t := transition{segment: d, enter: true, number: m.number + uint64(n) + 1, since: effective.UnixMilli()}
-		if was, in := m.find(d.name); in {
-			t.enter, t.since = false, was.since
+		last := m.find(d.name)
+		t := transition{segment: d, enter: !last.in, number: m.number + uint64(n) + 1, effective: effectiveAt(ev, last)}
+		if t.since = t.effective; last.in {
+			t.since = last.at
 		}
-		s.delta = appendTransition(s.delta, &t, effective.UnixMilli())
+		s.delta = appendTransition(s.delta, &t)
 		list = append(list, t)
 	}
 	return list
 }
 
+// effectiveAt is when a transition became true: at the event's time, but not after now, and not before the last transition
+// of this segment, so that its intervals never overlap, whatever the order in which events come.
+func effectiveAt(ev *pipeline.Event, last decision) int64 {
+	at := min(ev.Time.UnixMilli(), ev.ReceivedAt.UnixMilli())
+	if last.segment != "" {
+		at = max(at, last.at)
+	}
+	return at
+}
+
 // message is what the world hears of a transition.
-func (s *stage) message(ev *pipeline.Event, t *transition, effective time.Time) pipeline.Message {
+func (s *stage) message(ev *pipeline.Event, t *transition) pipeline.Message {
 	p := ev.Profile
 	var version [4]byte
 	binary.BigEndian.PutUint32(version[:], t.segment.version)
@@ -212,7 +209,7 @@ func (s *stage) message(ev *pipeline.Event, t *transition, effective time.Time) 
 	b = append(b, `","version":`...)
 	b = strconv.AppendUint(b, uint64(t.segment.version), 10)
 	b = append(b, `,"effective_at":"`...)
-	b = effective.UTC().AppendFormat(b, pipeline.TimeFormat)
+	b = pipeline.Millis(t.effective).AppendFormat(b, pipeline.TimeFormat)
 	b = append(b, `","emitted_at":"`...)
 	b = ev.ReceivedAt.UTC().AppendFormat(b, pipeline.TimeFormat)
 	b = append(b, `","cause":"`...)
