@@ -68,8 +68,8 @@ type sinkJob struct {
 }
 
 func (j *sinkJob) due() time.Time {
-	if j.lot == nil {
-		return time.Time{}
+	if j.lot == nil { // what waits in the store is not known yet: look at once, also if no record comes
+		return time.Unix(0, 0)
 	}
 	return j.lot.due()
 }
