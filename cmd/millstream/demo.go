@@ -39,6 +39,7 @@ const (
 	demoPosters = 4
 	demoKey     = "demo-key"
 	demoPatient = 60 * time.Second // without any progress, then the demo gives up and reports what it has
+	demoDoubled = 5 * time.Second  // the same once all events are there and something is doubled
 )
 
 func demoCommand() *cobra.Command {

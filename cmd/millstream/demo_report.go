@@ -73,7 +73,11 @@ func (d *demo) settle(ctx context.Context) (*report, error) {
 				last, moved = now, time.Now()
 			}
 		}
-		if time.Since(moved) > demoPatient || err == nil && r.Doubled > 0 && r.EventsInClickHouse >= r.EventsSent-r.DeadLetters {
+		patient := demoPatient
+		if err == nil && r.Doubled > 0 && r.EventsInClickHouse >= r.EventsSent-r.DeadLetters {
+			patient = demoDoubled // it cannot become right, but what is on its way must not be called lost
+		}
+		if time.Since(moved) > patient {
 			if err != nil {
 				return nil, err
 			}

@@ -181,6 +181,12 @@ func write(t *testing.T, yaml string) string {
 // eventually asks until ok returns no error.
 func eventually(t *testing.T, ok func() error) {
 	t.Helper()
+	within(t, patience, ok)
+}
+
+// within is eventually with its own patience.
+func within(t *testing.T, patience time.Duration, ok func() error) {
+	t.Helper()
 	var err error
 	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
 		if err = ok(); err == nil {
@@ -209,4 +215,18 @@ func fileLines(dir string) ([]string, error) {
 		}
 	}
 	return lines, nil
+}
+
+// answers asks the embedded ClickHouse until every query has its answer.
+func (p *process) answers(t *testing.T, data string, patience time.Duration, want map[string]string) {
+	t.Helper()
+	for query, answer := range want {
+		within(t, patience, func() error {
+			got, err := p.clickhouse(data, query)
+			if err == nil && got != answer {
+				err = fmt.Errorf("%s: %q, want %q", query, got, answer)
+			}
+			return err
+		})
+	}
 }
