@@ -128,6 +128,7 @@ func traitChange(b []byte, st *state, ev *pipeline.Event, name string, at stamp,
 
 func (s *stage) aggregateChanges(b []byte, st *state, ev *pipeline.Event, at stamp) ([]byte, *pipeline.RejectError) {
 	s.ev = ev
+	clear(s.present)
 	defer func() { s.ev = nil }()
 	next := 0 // aggregate
 	for _, a := range s.concerned(ev) {
@@ -150,7 +151,7 @@ func (s *stage) aggregateChanges(b []byte, st *state, ev *pipeline.Event, at sta
 		length := len(b)
 		var isChange bool
 		var rej *pipeline.RejectError
-		b, isChange, rej = a.change(b, old, ev, at)
+		b, isChange, rej = s.change(b, a, old, at)
 		if rej != nil {
 			return b, rej
 		}
@@ -164,20 +165,20 @@ func (s *stage) aggregateChanges(b []byte, st *state, ev *pipeline.Event, at sta
 
 // change appends what the event says about the attribute, nothing if that is nothing new, and tells whether its value
 // becomes another one.
-func (a *attribute) change(b []byte, old *aggregate, ev *pipeline.Event, at stamp) (_ []byte, changes bool, _ *pipeline.RejectError) {
+func (s *stage) change(b []byte, a *attribute, old *aggregate, at stamp) (_ []byte, changes bool, _ *pipeline.RejectError) {
 	switch a.op {
 	case opCount:
 		return binary.AppendUvarint(a.header(b), 1), true, nil
 	case opMinTime, opMaxTime:
-		x := a.millis(ev)
+		x := a.millis(s.ev)
 		if old != nil && (x == old.number || x < old.number != (a.op == opMinTime)) {
 			return b, false, nil
 		}
 		return binary.AppendVarint(a.header(b), x), true, nil
 	case opFirst, opLatest:
-		return a.stampedChange(b, old, ev, at)
+		return s.stampedChange(b, a, old, at)
 	}
-	result := a.path.Result(ev)
+	result := s.result(a)
 	if result.Type == gjson.Null { // absent, too
 		return b, false, nil
 	}
@@ -238,12 +239,12 @@ func (a *attribute) numberChange(b []byte, old *aggregate, result gjson.Result) 
 }
 
 // stampedChange is change for first and latest.
-func (a *attribute) stampedChange(b []byte, old *aggregate, ev *pipeline.Event, at stamp) (_ []byte, changes bool, _ *pipeline.RejectError) {
+func (s *stage) stampedChange(b []byte, a *attribute, old *aggregate, at stamp) (_ []byte, changes bool, _ *pipeline.RejectError) {
 	var v value
 	if a.time {
-		v = timeValue(a.millis(ev))
+		v = timeValue(a.millis(s.ev))
 	} else {
-		result := a.path.Result(ev)
+		result := s.result(a)
 		deletes := result.Raw == "null" && a.traits && a.op == opLatest
 		if v = valueOf(result); v.kind == kindNone && !deletes {
 			return b, false, nil
@@ -261,6 +262,14 @@ func (a *attribute) stampedChange(b []byte, old *aggregate, ev *pipeline.Event, 
 		before = old.value
 	}
 	return appendValue(a.header(b), v), v != before, nil
+}
+
+// result is what the event has at the attribute's path. It is read once for all attributes with that path.
+func (s *stage) result(a *attribute) gjson.Result {
+	if !s.present[a.read] {
+		s.present[a.read], s.results[a.read] = true, a.path.Result(s.ev)
+	}
+	return s.results[a.read]
 }
 
 // millis is the time that the path means, timestamp or received_at.

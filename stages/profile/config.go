@@ -53,11 +53,12 @@ const maxUnique = 32
 
 // plan is the compiled configuration, shared by all partitions.
 type plan struct {
-	attributes []attribute             // in the order of their names
-	byName     map[string]int          // index in attributes
-	byEvent    map[string][]*attribute // what to look at for track events of that name
-	always     []*attribute            // what to look at for all others
-	paths      map[string]pipeline.Path
+	attributes []attribute              // in the order of their names
+	byName     map[string]int           // index in attributes
+	byEvent    map[string][]*attribute  // what to look at for track events of that name
+	always     []*attribute             // what to look at for all others
+	paths      map[string]pipeline.Path // by name, for conditions
+	reads      []pipeline.Path          // the different paths of attributes
 }
 
 // attribute is one compiled Attribute.
@@ -66,6 +67,7 @@ type attribute struct {
 	index  int // in pipeline.AttributeSet
 	op     op
 	path   pipeline.Path // unless op is opCount
+	read   int           // index of path in plan.reads
 	traits bool          // path begins with traits
 	time   bool          // path is timestamp or received_at
 	event  string
@@ -140,6 +142,10 @@ func (p *plan) compile(name string, c Attribute) (a attribute, problems []pipeli
 		problem(kind.key, "%s", err)
 	} else {
 		a.path, a.traits = path, strings.HasPrefix(kind.path, "traits.")
+		if a.read = slices.Index(p.reads, path); a.read < 0 {
+			a.read = len(p.reads)
+			p.reads = append(p.reads, path)
+		}
 		a.time = kind.path == "timestamp" || kind.path == "received_at"
 	}
 	if a.time {

@@ -9,6 +9,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/tidwall/gjson"
+
 	"github.com/millstream-io/millstream/pipeline"
 )
 
@@ -30,10 +32,13 @@ type stage struct {
 	seen  []string // scratch: trait names of the event in hand
 	ev    *pipeline.Event
 	vars  func(name string) any // reads ev, for `where`
+
+	results []gjson.Result // by attribute.read: what was read of ev
+	present []bool         // by attribute.read: whether it was
 }
 
 func newStage(p *plan) *stage {
-	s := &stage{plan: p}
+	s := &stage{plan: p, results: make([]gjson.Result, len(p.reads)), present: make([]bool, len(p.reads))}
 	s.vars = func(name string) any { return p.paths[name].Of(s.ev) }
 	return s
 }
