@@ -56,6 +56,7 @@ type Event struct {
 	Library     string // context.library.name
 	Properties  []byte // sub-slice of Raw: the object, nil if absent
 	Traits      []byte // sub-slice of Raw: traits, else context.traits; nil if absent
+	OwnContext  []byte // sub-slice of Raw: the event's own context, nil if absent; Context is the batch's
 
 	// What clean decided.
 	Time         time.Time // corrected and clamped, milliseconds
@@ -158,6 +159,7 @@ func (s *scanner) field(key, v gjson.Result) bool {
 	case "context":
 		var ctx []byte
 		if s.object(14, &ctx, key.Str, v) && ctx != nil {
+			ev.OwnContext = ctx
 			v.ForEach(func(k, c gjson.Result) bool {
 				switch {
 				case k.Str == "traits" && c.IsObject() && s.contextTraits == nil:

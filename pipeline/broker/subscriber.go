@@ -163,6 +163,7 @@ type gatherer struct {
 	next           batch            // being gathered
 	rest           chunk            // read, but too many records for next
 	work           *message.Message // handed out, not acknowledged
+	hand           *pipeline.Batch  // of work
 	done           context.CancelFunc
 	redo           *pipeline.Batch // nacked: comes again
 	redoAt, lastAt time.Time
@@ -196,7 +197,8 @@ func (g *gatherer) run(ctx context.Context) error {
 		var out chan *message.Message
 		var offer *message.Message
 		var cancel context.CancelFunc
-		if b, at := g.ready(now); b == nil {
+		b, at := g.ready(now)
+		if b == nil {
 			timer.Reset(time.Until(at))
 		} else if g.work == nil {
 			out = g.out
@@ -216,13 +218,12 @@ func (g *gatherer) run(ctx context.Context) error {
 			g.asked = false
 			g.absorb(got)
 		case out <- offer:
-			g.handedOut(offer, cancel)
+			g.handedOut(offer, b, cancel)
 			continue
 		case <-acked:
 			g.finish(nil)
 		case <-nacked:
-			b, _ := pipeline.BatchOf(g.work)
-			g.finish(b)
+			g.finish(g.hand)
 		case <-timer.C:
 		}
 		if cancel != nil { // not taken: offered again with what came meanwhile
@@ -316,9 +317,9 @@ func (g *gatherer) add(c chunk, now time.Time) {
 	g.rest = chunk{records: c.records[take:], bytes: c.bytes - part, next: c.next}
 }
 
-func (g *gatherer) handedOut(m *message.Message, cancel context.CancelFunc) {
-	g.work, g.done = m, cancel
-	b, _ := pipeline.BatchOf(m)
+// handedOut notes the batch too: from here on the message is the receiver's, who may change its context.
+func (g *gatherer) handedOut(m *message.Message, b *pipeline.Batch, cancel context.CancelFunc) {
+	g.work, g.hand, g.done = m, b, cancel
 	g.last = b.Next
 	if g.redo != nil {
 		g.redo = nil
@@ -334,7 +335,7 @@ func (g *gatherer) handedOut(m *message.Message, cancel context.CancelFunc) {
 // finish ends the work on the message in hand; again is its batch if it must come again.
 func (g *gatherer) finish(again *pipeline.Batch) {
 	g.done()
-	g.work, g.done = nil, nil
+	g.work, g.hand, g.done = nil, nil, nil
 	g.redo, g.lastAt = again, time.Now()
 	g.redoAt = g.lastAt.Add(nackPause)
 }

@@ -53,6 +53,7 @@ type world struct {
 	next     int64             // offset
 	truth    contents          // committed
 	position Position
+	narrow   bool // few keys, so that they reach update 32 and more
 	old      []oldStore
 	gone     int64 // offset of the latest tombstone that compaction has removed
 }
@@ -76,6 +77,7 @@ func newWorld(t *testing.T, retention Retention, seed uint64) *world {
 	if w.rng.IntN(3) == 0 {
 		w.options.CacheBytes = 3000 // room for a few objects: hits, misses and refusals
 	}
+	w.narrow = w.rng.IntN(2) == 0
 	w.options.ManyInputs = w.rng.IntN(3) == 0
 	w.options.fs = w.fs
 	w.open()
@@ -158,6 +160,19 @@ func (w *world) transaction() {
 		w.crash()
 		return
 	}
+	if w.rng.IntN(8) == 0 { // Kafka's answer was lost, the owner reads what has become of it
+		tx.Discard()
+		from := w.partition.position.Changelog
+		if w.rng.IntN(2) == 0 {
+			if err := w.partition.Reset(); err != nil {
+				w.t.Fatal(err)
+			}
+			from = 0
+		}
+		w.restore(w.partition, from)
+		w.check("after a reload", w.partition)
+		return
+	}
 	pos.Changelog = w.next
 	if err := tx.Commit(pos); err != nil {
 		w.t.Fatal(err)
@@ -168,14 +183,20 @@ func (w *world) transaction() {
 func (w *world) event(t *Transaction, truth contents) {
 	for range 1 + w.rng.IntN(4) {
 		stage := simStages[w.rng.IntN(len(simStages))]
-		tx := t.Stage(stage)
 		key := fmt.Sprintf("%c%c", 'a'+w.rng.IntN(2), 'a'+w.rng.IntN(3))
 		if w.rng.IntN(10) == 0 {
 			key += "\xff"
 		}
+		n := w.rng.IntN(12)
+		if w.narrow {
+			stage, key = simStages[1], []string{"aa", "ab"}[w.rng.IntN(2)]
+			if n == 3 && w.rng.IntN(10) > 0 {
+				n = 5
+			}
+		}
+		tx := t.Stage(stage)
 		id := stageKey(stage, key)
 		value := fmt.Sprint(w.rng.IntN(1000))
-		n := w.rng.IntN(12)
 		if w.options.Retention == DeletedByTime && n >= 4 {
 			n = 4 + n%3
 		}

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"sync"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -132,10 +133,11 @@ func (s *Store) open() (err error) {
 		}
 	}()
 	if s.db, err = pebble.Open(s.dir, s.pebbleOptions()); err != nil {
-		if pebble.IsCorruptionError(err) || errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("%w, remove the folder to rebuild it from the changelog: %w", ErrDamaged, err)
+		var system syscall.Errno
+		if errors.As(err, &system) && !errors.Is(err, os.ErrNotExist) {
+			return err // a full disk, no permission, too many open files: the files may be whole
 		}
-		return err
+		return fmt.Errorf("%w, remove the folder to rebuild it from the changelog: %w", ErrDamaged, err)
 	}
 	defer func() {
 		if err != nil {
