@@ -70,13 +70,21 @@ func TestGuardSeesTheResolvedAddress(t *testing.T) {
 	if len(connected) > 0 {
 		t.Error("the guard let a connection to loopback pass")
 	}
-	for _, o := range got[:faultsToClose] {
+	tried := 0 // the others found the gate shut; which ones depends on who came first
+	for _, o := range got {
 		if o.Kind != pipeline.RetryAt {
 			t.Fatalf("outcome is %+v", o)
 		}
+		if o.Delivery == nil {
+			continue
+		}
+		tried++
+		if !strings.Contains(o.Reason, "`allow`") || !strings.Contains(o.Delivery.Error, "`allow`") {
+			t.Errorf("the reason is %q, want one that names allow", o.Reason)
+		}
 	}
-	if o := got[0]; !strings.Contains(o.Reason, "`allow`") || !strings.Contains(o.Delivery.Error, "`allow`") {
-		t.Errorf("the reason is %q, want one that names allow", o.Reason)
+	if tried < faultsToClose {
+		t.Errorf("%d were tried, want at least %d", tried, faultsToClose)
 	}
 	if lines := log.lines(); !strings.Contains(lines[0], "allow") {
 		t.Errorf("the log is %s", lines)
