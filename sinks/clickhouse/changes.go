@@ -83,7 +83,34 @@ func (t *profileRows) init() {
 	t.segments = column(&t.rows, "segments", newLowText().Array())
 	t.scores = column(&t.rows, "scores", newNumberMap())
 	t.updated = column(&t.rows, "updated_at", newTimes())
-	t.flat.column = t.traits
+}
+
+// document is a profile as receivers see it, its parts not read yet.
+type document struct {
+	identifiers, traits, aggregates, segments, scores, first, last gjson.Result
+}
+
+func readDocument(o gjson.Result) (d document) {
+	o.ForEach(func(key, v gjson.Result) bool {
+		switch key.Str {
+		case "identifiers":
+			d.identifiers = v
+		case "traits":
+			d.traits = v
+		case "aggregates":
+			d.aggregates = v
+		case "segments":
+			d.segments = v
+		case "scores":
+			d.scores = v
+		case "first_seen":
+			d.first = v
+		case "last_seen":
+			d.last = v
+		}
+		return true
+	})
+	return d
 }
 
 // add appends the profile that the message carries: data.profile, or data itself. The version orders the rows of a profile.
@@ -96,17 +123,18 @@ func (t *profileRows) add(m *pipeline.Message, data, meta gjson.Result) *pipelin
 	if !ok || !p.IsObject() {
 		return pipeline.Reject("profile_incomplete", "the message lacks the profile or meta.version")
 	}
-	first, okFirst := readTime(p.Get("first_seen"))
-	last, okLast := readTime(p.Get("last_seen"))
+	d := readDocument(p)
+	first, okFirst := readTime(d.first)
+	last, okLast := readTime(d.last)
 	if !okFirst || !okLast {
 		return pipeline.Reject("profile_time", "first_seen or last_seen of the profile is not a time")
 	}
-	var others []gjson.Result // aggregates that are not numbers, name and value in turn
+	var others []gjson.Result
 	var finite bool
-	if t.aggregate, others, finite = readNumbers(t.aggregate[:0], p.Get("aggregates")); !finite {
+	if t.aggregate, others, finite = readNumbers(t.aggregate[:0], d.aggregates); !finite {
 		return pipeline.Reject("number_range", "an aggregate of the profile is beyond what a float holds")
 	}
-	if t.score, _, finite = readNumbers(t.score[:0], p.Get("scores")); !finite {
+	if t.score, _, finite = readNumbers(t.score[:0], d.scores); !finite {
 		return pipeline.Reject("number_range", "a score of the profile is beyond what a float holds")
 	}
 
@@ -116,19 +144,23 @@ func (t *profileRows) add(m *pipeline.Message, data, meta gjson.Result) *pipelin
 	t.mergedInto.Append(proto.Null[uuid.UUID]())
 	t.first.AppendRaw(stored(first))
 	t.last.AppendRaw(stored(last))
-	t.appendIdentifiers(p.Get("identifiers"))
-	traits := p.Get("traits")
+	t.appendIdentifiers(d.identifiers)
+	t.appendTraits(d.traits, others)
+	appendNumbers(t.aggregates, t.aggregate)
+	t.appendSegments(d.segments)
+	appendNumbers(t.scores, t.score)
+	t.updated.AppendRaw(stored(m.Timestamp))
+	return nil
+}
+
+// appendTraits appends the traits, and the aggregates that are not numbers (name and value in turn) by their names.
+func (t *profileRows) appendTraits(traits gjson.Result, others []gjson.Result) {
 	t.flat.begin(len(traits.Raw))
 	t.flat.object(traits)
 	for i := 0; i+1 < len(others); i += 2 {
 		t.flat.field(others[i].Str, others[i+1])
 	}
-	t.flat.end()
-	appendNumbers(t.aggregates, t.aggregate)
-	t.appendSegments(p.Get("segments"))
-	appendNumbers(t.scores, t.score)
-	t.updated.AppendRaw(stored(m.Timestamp))
-	return nil
+	t.flat.appendTo(t.traits)
 }
 
 // appendIdentifiers appends {type: [value, …]}; a single value counts as a list of one.
@@ -169,7 +201,7 @@ func (t *profileRows) appendSegments(a gjson.Result) {
 }
 
 // readNumbers reads {name: number}; true and false are 1 and 0, null is absent, the first of duplicates counts. Other values
-// come back as others.
+// come back as others, name and value in turn.
 func readNumbers(dst []pair, o gjson.Result) (numbers []pair, others []gjson.Result, finite bool) {
 	finite = true
 	if !o.IsObject() {

@@ -2,7 +2,6 @@ package clickhouse
 
 import (
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/ClickHouse/ch-go/proto"
@@ -71,7 +70,6 @@ func newEventBatch() *eventBatch {
 	b.config = column(t, "config", new(proto.ColUInt64))
 	b.partition = column(t, "kafka_partition", new(proto.ColUInt16))
 	b.offset = column(t, "kafka_offset", new(proto.ColUInt64))
-	b.flat.column = b.properties
 	return b
 }
 
@@ -83,7 +81,8 @@ func (b *eventBatch) add(r *pipeline.Record) *pipeline.RejectError {
 	if rej != nil {
 		return rej
 	}
-	revenue, currency, rej := money(ev)
+	b.flatten(ev)
+	revenue, currency, rej := b.money(ev)
 	if rej != nil {
 		return rej
 	}
@@ -105,7 +104,7 @@ func (b *eventBatch) add(r *pipeline.Record) *pipeline.RejectError {
 	b.primary.Append(ev.Primary)
 	b.userID.Append(ev.UserID)
 	b.anonymous.Append(ev.AnonymousID)
-	b.appendProperties(ev)
+	b.flat.appendTo(b.properties)
 	b.appendContext(ev)
 	b.revenue.Append(proto.Decimal64(revenue))
 	b.currency.Append(currency)
@@ -117,41 +116,44 @@ func (b *eventBatch) add(r *pipeline.Record) *pipeline.RejectError {
 	return nil
 }
 
-// appendProperties appends the properties; of identify and group the traits.
-func (b *eventBatch) appendProperties(ev *pipeline.Event) {
+// flatten reads the properties; of identify and group the traits.
+func (b *eventBatch) flatten(ev *pipeline.Event) {
 	object := ev.Properties
 	if (ev.Type == pipeline.TypeIdentify || ev.Type == pipeline.TypeGroup) && ev.Traits != nil {
 		object = ev.Traits
 	}
-	b.flat.append(view(object))
+	b.flat.begin(len(object))
+	b.flat.object(gjson.Parse(view(object)))
 }
 
-// money reads properties.revenue and properties.currency. A revenue that is not a number counts as none; one that the
-// column cannot hold is rejected, because any other value in its place would be wrong in every sum.
-func money(ev *pipeline.Event) (millionths int64, currency string, rej *pipeline.RejectError) {
-	p := view(ev.Properties)
-	if strings.Contains(p, `"currency"`) { // a search through a few bytes costs less than a parse
-		if c := gjson.Get(p, "currency"); c.Type == gjson.String {
-			currency = low(c.Str)
-		}
+// money finds revenue and currency among the flattened properties. A revenue that is not a number counts as none; one that
+// the column cannot hold is rejected, because any other value in its place would be wrong in every sum.
+func (b *eventBatch) money(ev *pipeline.Event) (millionths int64, currency string, rej *pipeline.RejectError) {
+	revenue, code := b.property(ev, "revenue"), b.property(ev, "currency")
+	if code.kind == gjson.String {
+		currency = low(code.text)
 	}
-	if !strings.Contains(p, `"revenue"`) {
+	if revenue.kind != gjson.Number && revenue.kind != gjson.String {
 		return 0, currency, nil
 	}
-	var text string
-	switch r := gjson.Get(p, "revenue"); r.Type {
-	case gjson.Number:
-		text = r.Raw
-	case gjson.String:
-		text = r.Str
-	default:
-		return 0, currency, nil
-	}
-	millionths, number, fits := parseMoney(text)
+	millionths, number, fits := parseMoney(revenue.text)
 	if number && !fits {
 		return 0, "", pipeline.Reject("revenue_range", "properties.revenue is beyond 999,999,999,999.999999")
 	}
 	return millionths, currency, nil
+}
+
+// property is a field of the flattened object, also one that is beyond its limits.
+func (b *eventBatch) property(ev *pipeline.Event, name string) flatField {
+	f, ok := b.flat.find(name)
+	if !ok && b.flat.cut {
+		v := gjson.Get(view(ev.Properties), name)
+		f = flatField{name, v.Raw, v.Type}
+		if v.Type == gjson.String {
+			f.text = v.Str
+		}
+	}
+	return f
 }
 
 // sentAt is when the sender's clock sent the event, zero if it did not say so in a form that is unambiguous.
@@ -178,7 +180,7 @@ type contextFields struct {
 
 func (b *eventBatch) appendContext(ev *pipeline.Event) {
 	var c contextFields
-	c.read(gjson.Get(view(ev.Raw), "context"))
+	c.read(gjson.Parse(view(ev.OwnContext)))
 	if ev.Context != nil {
 		c.read(gjson.Parse(view(ev.Context))) // fills only what the event's own context left empty
 	}

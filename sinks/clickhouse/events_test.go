@@ -127,7 +127,7 @@ func TestLargeObjects(t *testing.T) {
 	for i := 1; i < 300; i++ {
 		many.WriteString(`,"k` + strings.Repeat("x", i%7) + string(rune('0'+i/100)) + string(rune('0'+i/10%10)) + string(rune('0'+i%10)) + `":1`)
 	}
-	many.WriteString(`}}`)
+	many.WriteString(`,"revenue":7.5,"currency":"EUR"}}`)
 	deep.WriteString(`{"type":"track","event":"e","properties":{"first":1,"` + strings.Repeat("p", 240) + `":{`)
 	for i := range 200 {
 		if i > 0 {
@@ -137,7 +137,7 @@ func TestLargeObjects(t *testing.T) {
 	}
 	deep.WriteString(`}}}`)
 	d.write("resolved", resolved(1, many.String(), nil), resolved(2, deep.String(), nil), resolved(3, `{"type":"track","event":"e","properties":{"last":1}}`, nil))
-	d.want(`SELECT length(properties), length(raw) > 2000 FROM events WHERE kafka_offset = 1`, "256\t1")
+	d.want(`SELECT length(properties), length(raw) > 2000, revenue, currency FROM events WHERE kafka_offset = 1`, "256\t1\t7.5\tEUR")
 	d.want(`SELECT arraySum(arrayMap((k, v) -> length(k) + length(v), mapKeys(properties), mapValues(properties))) BETWEEN 4000 AND 4 * length(raw), length(properties) < 200 FROM events WHERE kafka_offset = 2`, "1\t1")
 	d.want(`SELECT properties FROM events WHERE kafka_offset = 3`, `{'last':'1'}`)
 }

@@ -1,7 +1,7 @@
 package clickhouse
 
 import (
-	"strings"
+	"bytes"
 
 	"github.com/tidwall/gjson"
 )
@@ -22,48 +22,50 @@ const (
 // Objects are flattened with dots, arrays are kept as JSON text, numbers as they were written; null is absent; of duplicate
 // keys the first counts.
 type flattener struct {
-	column textMap
-	seen   []string          // paths of the object in hand, those with null too
-	paths  map[string]string // path -> the same, so that a nested path is allocated once
-	prefix []byte
-	left   int // bytes that the object in hand may still take
+	fields []flatField       // of the object in hand
+	cut    bool              // something of it was beyond a limit
+	left   int               // bytes that it may still take
+	prefix []byte            // of the object inside it in hand
+	paths  map[string]string // path -> the same, so that a path is allocated once
+}
+
+type flatField struct {
+	path, text string
+	kind       gjson.Type
 }
 
 // maxPaths bounds the cache of paths; objects whose keys are ids would fill it without end.
 const maxPaths = 4096
 
-// append appends one row. object is valid JSON or empty.
-func (f *flattener) append(object string) {
-	f.begin(len(object))
-	f.object(gjson.Parse(object))
-	f.end()
-}
-
 // begin starts a row that may take as many bytes as an object of that length is entitled to.
 func (f *flattener) begin(length int) {
-	f.seen, f.prefix = f.seen[:0], f.prefix[:0]
+	f.fields, f.prefix, f.cut = f.fields[:0], f.prefix[:0], false
 	f.left = max(maxFlatBytes, maxFlatGrowth*length)
 	if f.paths == nil || len(f.paths) > maxPaths {
 		f.paths = make(map[string]string)
 	}
 }
 
-func (f *flattener) end() { f.column.Offsets.Append(uint64(f.column.Keys.Rows())) }
-
+// object takes the fields of an object; o is valid JSON or nothing.
 func (f *flattener) object(o gjson.Result) {
 	if !o.IsObject() {
 		return
 	}
 	o.ForEach(func(key, v gjson.Result) bool {
+		if len(f.fields) == maxProperties {
+			f.cut = true
+			return false
+		}
 		f.field(key.Str, v)
-		return len(f.seen) < maxProperties
+		return true
 	})
 }
 
 // field takes one key at the depth of prefix.
 func (f *flattener) field(key string, v gjson.Result) {
 	if v.IsObject() {
-		if strings.Count(string(f.prefix), ".") >= maxPropertyDepth-1 {
+		if bytes.Count(f.prefix, []byte{'.'}) >= maxPropertyDepth-1 {
+			f.cut = true
 			return
 		}
 		n := len(f.prefix)
@@ -73,22 +75,22 @@ func (f *flattener) field(key string, v gjson.Result) {
 		return
 	}
 	path := f.path(key)
-	if len(path) > maxLowText || f.duplicate(path) {
+	if len(path) > maxLowText {
+		f.cut = true
 		return
 	}
-	f.seen = append(f.seen, path)
-	text := v.Raw
-	switch v.Type {
-	case gjson.Null:
+	if _, duplicate := f.find(path); duplicate {
 		return
-	case gjson.String:
+	}
+	text := v.Raw
+	if v.Type == gjson.String {
 		text = v.Str
 	}
 	if f.left -= len(path) + len(text); f.left < 0 {
+		f.cut = true
 		return
 	}
-	f.column.Keys.Append(path)
-	f.column.Values.Append(text)
+	f.fields = append(f.fields, flatField{path, text, v.Type})
 }
 
 func (f *flattener) path(key string) string {
@@ -108,12 +110,23 @@ func (f *flattener) path(key string) string {
 	return path
 }
 
-// duplicate looks through the row's paths one by one: they are few, and strings of other lengths cost nothing.
-func (f *flattener) duplicate(path string) bool {
-	for _, s := range f.seen {
-		if s == path {
-			return true
+// find looks through the fields one by one: they are few, and paths of other lengths cost nothing.
+func (f *flattener) find(path string) (flatField, bool) {
+	for i := range f.fields {
+		if f.fields[i].path == path {
+			return f.fields[i], true
 		}
 	}
-	return false
+	return flatField{}, false
+}
+
+// appendTo appends the row.
+func (f *flattener) appendTo(c textMap) {
+	for i := range f.fields {
+		if f.fields[i].kind != gjson.Null {
+			c.Keys.Append(f.fields[i].path)
+			c.Values.Append(f.fields[i].text)
+		}
+	}
+	c.Offsets.Append(uint64(c.Keys.Rows()))
 }

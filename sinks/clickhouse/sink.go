@@ -31,7 +31,7 @@ func newSink(a *address, log *slog.Logger) (*Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Sink{address: a, conn: conn, log: log, slots: make(chan struct{}, maxInserts)}, nil
+	return &Sink{address: a, conn: conn, log: log.With("server", a.host), slots: make(chan struct{}, maxInserts)}, nil
 }
 
 // Close releases the connections; no WriteRange is running.
@@ -57,6 +57,7 @@ type unit struct {
 	partition   int32
 	first, last int64
 	records     []pipeline.Record
+	warned      bool // that only what had not landed is sent
 }
 
 // cut divides a range into units, by the records alone.
@@ -66,12 +67,12 @@ func cut(r pipeline.Range, records []pipeline.Record) []unit {
 	for i := range records {
 		size := len(records[i].Value)
 		if i > begin && (i-begin >= maxUnitRecords || bytes+size > maxUnitBytes) {
-			units = append(units, unit{r.Topic, r.Partition, first, records[i].Offset - 1, records[begin:i]})
+			units = append(units, unit{topic: r.Topic, partition: r.Partition, first: first, last: records[i].Offset - 1, records: records[begin:i]})
 			first, begin, bytes = records[i].Offset, i, 0
 		}
 		bytes += size
 	}
-	return append(units, unit{r.Topic, r.Partition, first, r.Last, records[begin:]})
+	return append(units, unit{topic: r.Topic, partition: r.Partition, first: first, last: r.Last, records: records[begin:]})
 }
 
 func (u *unit) token(table string) string {
