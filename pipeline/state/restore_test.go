@@ -366,6 +366,45 @@ func TestPositionRoundTrip(t *testing.T) {
 	}
 }
 
+// What a restore changes is not hidden by an object that was decoded before.
+func TestRestoreForgetsDecodedObjects(t *testing.T) {
+	p := openMem(t, Options{})
+	tx := p.Begin()
+	merge(t, tx.Stage(1), "f", "old")
+	log := commit(t, tx, Position{})
+	copy(log[0].Value[len(log[0].Value)-3:], "new")
+	if err := errors.Join(p.Apply(&log[0]), p.Flush(1)); err != nil {
+		t.Fatal(err)
+	}
+	tx = p.Begin()
+	want(t, "applied", load(t, tx.Stage(1), "f"), "new")
+	commit(t, tx, Position{})
+	if err := p.Reset(); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "reset", load(t, p.Begin().Stage(1), "f"), "")
+}
+
+// A long restore is not begun again from its start.
+func TestRestoreIsWrittenOnTheWay(t *testing.T) {
+	p := openMem(t, Options{})
+	value := "\x01" + strings.Repeat("v", 400<<10)
+	for offset := range int64(4) {
+		key := fmt.Sprintf("\x01%d\xff", offset)
+		if err := p.Apply(&pipeline.Record{Offset: offset, Key: []byte(key), Value: []byte(value)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p = openPartition(t, p.store, topic, 0)
+	defer p.Close()
+	if pos, _ := p.Position(); pos.Changelog != 3 {
+		t.Errorf("applied up to %d, want 3", pos.Changelog)
+	}
+}
+
 // FuzzApply: whatever the changelog holds, nothing panics, and what was taken can be read or is refused.
 func FuzzApply(f *testing.F) {
 	f.Add(true, []byte("\x01k\x00"), append(appendEntryHeader(nil, entryFull, 32, 1), 1))

@@ -320,6 +320,52 @@ func TestErrorOfDeleteComesOut(t *testing.T) {
 	}
 }
 
+// A producer may still read the changelog of a transaction that was aborted.
+func TestDiscardLeavesEmittedBytes(t *testing.T) {
+	for _, retention := range []Retention{Compacted, DeletedByTime} {
+		p := openMem(t, Options{Retention: retention})
+		run := func(value string, emit func(k, v []byte)) *Transaction {
+			tx := p.Begin()
+			for i := range 10 {
+				set(tx.Stage(1), fmt.Sprint(value, i), value)
+			}
+			if err := tx.Changelog(Position{}, emit); err != nil {
+				t.Fatal(err)
+			}
+			return tx
+		}
+		if err := run("first", func(_, _ []byte) {}).Commit(Position{}); err != nil {
+			t.Fatal(err)
+		}
+		var emitted [][]byte
+		var copies []string
+		run("aborted", func(k, v []byte) {
+			emitted = append(emitted, k, v)
+			copies = append(copies, string(k), string(v))
+		}).Discard()
+		if err := run("another", func(_, _ []byte) {}).Commit(Position{}); err != nil {
+			t.Fatal(err)
+		}
+		for i := range emitted {
+			want(t, "emitted bytes", string(emitted[i]), copies[i])
+		}
+	}
+}
+
+// A folded key that cannot be decoded can still be deleted, slots and all.
+func TestDeleteOfWhatCannotBeDecoded(t *testing.T) {
+	p := openMem(t, Options{})
+	if err := p.store.db.Set(p.stored(spaceFolded, 1, []byte("f")), []byte("\x01\x00\x01x"), nil); err != nil {
+		t.Fatal(err)
+	}
+	tx := p.Begin()
+	_, err := tx.Stage(1).Load([]byte("f"), emptyWords)
+	wantError(t, "load", err, ErrMalformed)
+	tx.Stage(1).Delete([]byte("f"))
+	want(t, "changelog", recordsOf(commit(t, tx, Position{})), `"f"/0 tombstone, position`)
+	want(t, "deleted", load(t, p.Begin().Stage(1), "f"), "")
+}
+
 func keysOf(log []pipeline.Record) []string {
 	var keys []string
 	for _, r := range log {
