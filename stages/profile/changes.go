@@ -10,12 +10,6 @@ import (
 	"github.com/millstream-io/millstream/pipeline"
 )
 
-// delta is a delta being written.
-type delta struct {
-	bytes   []byte
-	changed bool // it counts as an update
-}
-
 // flagAt is where the update flag of a delta stands.
 const flagAt = 1
 
@@ -24,8 +18,7 @@ const flagAt = 1
 // time counts, but not in ev.Changed. The rejections come before anything is written.
 func (s *stage) changes(st *state, ev *pipeline.Event) ([]byte, *pipeline.RejectError) {
 	at := stamp{ev.Time.UnixMilli(), ev.MessageID}
-	s.delta.changed = false
-	b := append(s.delta.bytes[:0], format, 0)
+	b := append(s.delta[:0], format, 0)
 	b = appendString(binary.AppendVarint(b, at.ms), at.id)
 	start := len(b)
 
@@ -34,7 +27,7 @@ func (s *stage) changes(st *state, ev *pipeline.Event) ([]byte, *pipeline.Reject
 	if rej == nil {
 		b, rej = s.aggregateChanges(b, st, ev, at)
 	}
-	s.delta.bytes = b
+	s.delta = b
 	if rej != nil {
 		ev.Changed = nil
 		return nil, rej

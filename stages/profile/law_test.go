@@ -87,6 +87,28 @@ func TestOrderDoesNotMatter(t *testing.T) {
 	if len(docs) != 4 {
 		t.Fatalf("%d profiles", len(docs))
 	}
+	atLimit := 0
+	for _, doc := range docs {
+		var p struct {
+			Identifiers map[string][]string
+			Traits      map[string]any
+		}
+		if err := json.Unmarshal([]byte(doc), &p); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(p.Identifiers["anonymous_id"]); n != 100 {
+			t.Errorf("%d anonymous ids, want 100", n)
+		}
+		// plan may be deleted, and `first` and `latest` stand among the aggregates.
+		if n := len(p.Traits); n > 256 {
+			t.Errorf("%d traits", n)
+		} else if n >= 255 {
+			atLimit++
+		}
+	}
+	if atLimit == 0 {
+		t.Error("nobody has as many traits as are possible")
+	}
 	for range 6 {
 		shuffled := append([]order(nil), list...)
 		random.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })

@@ -28,7 +28,7 @@ var Kind = pipeline.StageKind{
 type stage struct {
 	*plan
 	key   []byte   // scratch
-	delta delta    // scratch
+	delta []byte   // scratch
 	seen  []string // scratch: trait names of the event in hand
 	ev    *pipeline.Event
 	vars  func(name string) any // reads ev, for `where`
