@@ -64,8 +64,9 @@ func insertShape(lex *lexer) shape {
 			return shape{insertData: true, head: t.start, data: lex.at, format: "Values"}
 		case t.is("FORMAT"):
 			if f := lex.next(); f.kind == tokenWord {
-				after := bytes.TrimLeft(lex.text[lex.at:], " \t\r\n\f")
-				return shape{insertData: true, head: t.start, format: f.text, data: dataAfter(lex.text, lex.at), semicolon: has(after, ";")}
+				// Like the engine, look only right behind the name: what stands after a blank may be data already, and the
+				// head of a Native block of 12 columns and 59 rows reads "\f;".
+				return shape{insertData: true, head: t.start, format: f.text, data: dataAfter(lex.text, lex.at), semicolon: has(lex.text[lex.at:], ";")}
 			}
 		}
 	}

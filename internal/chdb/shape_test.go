@@ -9,6 +9,8 @@ func TestShapeOfInsert(t *testing.T) {
 		{"INSERT INTO t FORMAT TSV\n\n1", "INSERT INTO t ", "TSV", "\n1"},
 		{"INSERT INTO t FORMAT TSV\r\n1", "INSERT INTO t ", "TSV", "1"},
 		{"INSERT INTO t FORMAT CSV", "INSERT INTO t ", "CSV", ""},
+		{"INSERT INTO t FORMAT Native\n\f;x", "INSERT INTO t ", "Native", "\f;x"},
+		{"INSERT INTO t FORMAT Native\n;x", "INSERT INTO t ", "Native", ";x"},
 		{"INSERT INTO t (a, format, values) VALUES (1, 'FORMAT x', 2)", "INSERT INTO t (a, format, values) ", "Values", " (1, 'FORMAT x', 2)"},
 		{"INSERT INTO values VALUES (1)", "INSERT INTO values ", "Values", " (1)"},
 		{"INSERT INTO db.format FORMAT CSV\n1", "INSERT INTO db.format ", "CSV", "1"},
