@@ -83,11 +83,18 @@ func start(t *testing.T, file, data string, env ...string) *process {
 		p.seen.Broadcast()
 	}()
 	t.Cleanup(func() {
+		if t.Failed() { // what is it waiting for?
+			_ = p.cmd.Process.Signal(syscall.SIGQUIT)
+			select {
+			case <-p.done:
+			case <-time.After(5 * time.Second):
+			}
+		}
 		p.kill()
 		if t.Failed() {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			t.Logf("standard error of the process:\n%s", strings.Join(p.lines[max(0, len(p.lines)-60):], "\n"))
+			t.Logf("standard error of the process:\n%s", strings.Join(p.lines[:min(len(p.lines), 400)], "\n"))
 		}
 	})
 	return p

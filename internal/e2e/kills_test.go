@@ -75,7 +75,8 @@ func killAtRandom(t *testing.T, brokers []string, mode string, rounds int) {
 		until := (round + 1) * posts / rounds
 		for n := 0; sent < until; n++ {
 			if n == killAfter {
-				time.AfterFunc(time.Duration(r.IntN(60))*time.Millisecond, func() { _ = p.cmd.Process.Kill() })
+				victim := p.cmd.Process // not the one that is started meanwhile
+				time.AfterFunc(time.Duration(r.IntN(60))*time.Millisecond, func() { _ = victim.Kill() })
 			}
 			body := fmt.Sprintf(`{"batch":[{"messageId":"m%d","type":"track","event":"Order Completed","userId":"u%d","properties":{"revenue":%d.10}}]}`, sent, sent%people, sent)
 			if post(address, body) == 200 {
