@@ -44,8 +44,8 @@ const (
 
 const (
 	maxConnections = 256
-	drainTimeout   = 5 * time.Second  // running statements have this long before they are cancelled
-	exitTimeout    = 10 * time.Second // then the process ends, whatever the library does; its data survives that
+	drainTimeout   = 2 * time.Second  // running statements have this long before they are cancelled
+	exitTimeout    = 15 * time.Second // then the process ends, whatever the library does; its data survives that
 )
 
 // ChildMain is the child process of Start: what the hidden subcommand of Options.Command calls, with the process's stdin.

@@ -73,6 +73,10 @@ func TestMemoryLimit(t *testing.T) {
 			}
 		}
 	}
+	// The answer itself is too large.
+	if r, body := ask(t, p, "SELECT number, repeat('x', 100) FROM numbers(30000000) FORMAT JSON", ""); r.Header.Get("X-ClickHouse-Exception-Code") != "241" {
+		t.Errorf("an answer that is not streamed: status %d, %.200q", r.StatusCode, body)
+	}
 	if got := must(t, p, "SELECT 1"); got != "1\n" {
 		t.Errorf("afterwards: %q", got)
 	}

@@ -20,7 +20,8 @@ type Options struct {
 	Listen string
 	// Password of User. Default: that in the file "password" of Dir, which is made at first start, mode 0600.
 	Password string
-	// MemoryLimit in bytes, of all statements and caches together; default half of the machine's memory, at most 4 GiB.
+	// MemoryLimit in bytes, of all statements and caches together; default half of the machine's memory, at most 4 GiB. An
+	// answer in a format that cannot be streamed, as JSON, may go beyond it by its own size before it is refused.
 	MemoryLimit uint64
 	// Statements is how many run at once, others wait for their turn; default 16. Of the library only.
 	Statements int
@@ -48,7 +49,7 @@ type Process struct {
 // Limits of starting, stopping and restarting.
 const (
 	startTimeout  = time.Minute      // the first start on a machine reads 570 MB from the disk
-	stopTimeout   = 15 * time.Second // then the child is killed; a kill loses nothing that was acknowledged
+	stopTimeout   = 20 * time.Second // then the child is killed; a kill loses nothing that was acknowledged
 	restartMin    = 100 * time.Millisecond
 	restartMax    = 10 * time.Second
 	restartTries  = 10 // in a row, each living less than restartSteady
@@ -103,7 +104,7 @@ func (p *Process) Wait() error {
 	return p.err
 }
 
-// Close ends the engine; running statements have 5 s. It may be called more than once.
+// Close ends the engine; running statements have 2 s. It may be called more than once.
 func (p *Process) Close() error {
 	p.cancel()
 	return p.Wait()
