@@ -95,9 +95,8 @@ func (p Path) Result(ev *Event) gjson.Result {
 		}
 		return gjson.GetBytes(ev.Context, p.keys)
 	}
-	switch v := p.field(ev).(type) {
-	case string:
-		return gjson.Result{Type: gjson.String, Str: v}
+	if text, ok := p.field(ev).(string); ok {
+		return gjson.Result{Type: gjson.String, Str: text}
 	}
 	return gjson.Result{}
 }

@@ -34,6 +34,7 @@ func (p *Profile) AppendJSON(dst []byte) []byte { return p.State.AppendDocument(
 // AttributeType is the type of what a name stands for in expressions.
 type AttributeType uint8
 
+// The types of attributes. Expressions know two more, which no attribute has.
 const (
 	Any    AttributeType = iota // traits.x: whatever the sender wrote
 	Number                      // float64

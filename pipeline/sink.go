@@ -51,6 +51,7 @@ type Attempt struct {
 // OutcomeKind says how an attempt ended.
 type OutcomeKind uint8
 
+// The ways an attempt ends.
 const (
 	Delivered OutcomeKind = iota // the receiver has it
 	Unchanged                    // the receiver had it already, or there was nothing to send

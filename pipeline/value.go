@@ -22,9 +22,16 @@ func (s Secret) IsZero() bool { return s.value == "" }
 
 const redacted = "[redacted]"
 
-func (s Secret) String() string               { return redacted }
-func (s Secret) GoString() string             { return redacted }
-func (s Secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
+// String gives the word that stands for every secret, for %s and %v.
+func (s Secret) String() string { return redacted }
+
+// GoString does so for %#v.
+func (s Secret) GoString() string { return redacted }
+
+// LogValue does so for log/slog.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText does so for JSON and YAML.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // UnmarshalText takes the value from the configuration.

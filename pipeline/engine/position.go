@@ -22,12 +22,15 @@ func groupPosition(p state.Position) broker.Position {
 	return broker.Position{Offset: p.Offsets, Metadata: fmt.Sprintf("%s %d %d", metadataFormat, p.Number, p.StreamTime)}
 }
 
-// transactionNumber reads the number from the metadata, and whether it is there.
-func transactionNumber(metadata string) (uint64, bool) {
+// transactionNumber reads the number from the metadata, 0 if there is none: the first transaction has 1.
+func transactionNumber(metadata string) uint64 {
 	f := strings.Fields(metadata)
 	if len(f) != 3 || f[0] != metadataFormat {
-		return 0, false
+		return 0
 	}
 	n, err := strconv.ParseUint(f[1], 10, 64)
-	return n, err == nil
+	if err != nil {
+		return 0
+	}
+	return n
 }

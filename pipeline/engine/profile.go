@@ -130,7 +130,7 @@ func (j *profileJob) lookAgain(ctx context.Context) error {
 	for _, id := range j.order {
 		j.ev = pipeline.Event{Type: pipeline.TypeEvaluate, Primary: id, Canonical: id, ReceivedAt: pipeline.Millis(j.work.now), Time: pipeline.Millis(j.work.now)}
 		if err := j.chain.process(ctx, &j.ev); err != nil {
-			return fmt.Errorf("evaluate a profile again: %v", err) // not a rejection: no event is to blame
+			return fmt.Errorf("evaluate a profile again: %v", err) //nolint:errorlint // not a rejection any more: no event is to blame
 		}
 		j.note(&j.ev)
 	}

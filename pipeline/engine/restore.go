@@ -53,7 +53,7 @@ func (w *worker) load(ctx context.Context) error {
 		return &resetError{group: group, topic: w.task.input, partition: w.partition, offset: at.Offset, wanted: pos.Offsets}
 	case !known && at.Offset >= 0: // idle for longer than the changelog is kept
 		pos.Offsets = at.Offset
-		pos.Number, _ = transactionNumber(at.Metadata)
+		pos.Number = transactionNumber(at.Metadata)
 	case !known:
 		starts, err := w.Cluster.Starts(ctx, w.task.input, []int32{w.partition})
 		if err != nil {

@@ -118,11 +118,8 @@ func (j *sinkJob) gather(tx pipeline.Tx, w *work) (attempts []pipeline.Attempt, 
 	now := time.Now()
 	for i := range w.batch.Records {
 		r := &w.batch.Records[i]
-		wanted, err := j.wanted(w, r)
 		switch {
-		case err != nil:
-			return nil, nil, err
-		case !wanted:
+		case !j.wanted(w, r):
 		case j.lot.holds(r.Key):
 			j.lot.add(tx, &pipeline.Attempt{Record: r, Number: 1, QueuedAt: now}, time.Time{})
 			w.parked.add(j.plan.Name, 1)
@@ -135,9 +132,9 @@ func (j *sinkJob) gather(tx pipeline.Tx, w *work) (attempts []pipeline.Attempt, 
 }
 
 // wanted applies the sink's `when`. A message that cannot be read is a dead letter.
-func (j *sinkJob) wanted(w *work, r *pipeline.Record) (bool, error) {
+func (j *sinkJob) wanted(w *work, r *pipeline.Record) bool {
 	if j.plan.When == nil {
-		return true, nil
+		return true
 	}
 	m, err := pipeline.ParseMessage(r.Key, r.Value)
 	ok := false
@@ -148,14 +145,14 @@ func (j *sinkJob) wanted(w *work, r *pipeline.Record) (bool, error) {
 	switch {
 	case errors.As(err, &rej):
 		j.reject(w, r, rej)
-		return false, nil
+		return false
 	case err != nil:
 		j.reject(w, r, pipeline.Reject("when", "the condition of the sink cannot be evaluated: %v", err))
-		return false, nil
+		return false
 	case !ok:
 		w.dropped.add("sink."+j.plan.Name+"/when", 1)
 	}
-	return ok, nil
+	return ok
 }
 
 // settle does what an outcome asks for.

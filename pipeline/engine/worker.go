@@ -346,7 +346,7 @@ func (w *worker) decide(ctx context.Context, next state.Position) (committed boo
 	if err != nil {
 		return false, err
 	}
-	n, _ := transactionNumber(at.Metadata)
+	n := transactionNumber(at.Metadata)
 	w.Logger.Warn("the outcome of a transaction was unknown", "task", w.task.name, "partition", w.partition, "committed", n == next.Number)
 	switch n {
 	case next.Number:

@@ -128,7 +128,8 @@ func (c *compiler) binary(n *ast.BinaryNode) node {
 	if n.Operator == ".." || n.Operator == "**" || n.Operator == "^" {
 		return c.fail(n, "the operator %s is not part of this language", n.Operator)
 	}
-	l, r := c.compile(n.Left), node{}
+	l := c.compile(n.Left)
+	var r node
 	if items, ok := n.Right.(*ast.ArrayNode); ok && n.Operator == "in" {
 		r = c.list(items)
 	} else {

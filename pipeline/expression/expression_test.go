@@ -253,7 +253,7 @@ func TestConditions(t *testing.T) {
 		`vip or broken() > 1`:      "true",
 		`not vip and broken() > 1`: "false",
 	} {
-		got := ""
+		var got string
 		if p, err := expression.CompileBool(source, scope()); err != nil {
 			got = err.Error()
 		} else if ok, err := p.Bool(vars); err != nil {
@@ -305,7 +305,7 @@ func TestConcurrentUse(t *testing.T) {
 					return row[name]
 				})
 				if err != nil || ok != (i*2 >= 3) {
-					done <- fmt.Errorf("orders %d: %v, %v", i*2, ok, err)
+					done <- fmt.Errorf("orders %d: %v, %w", i*2, ok, err)
 					return
 				}
 			}

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 )
@@ -74,15 +75,15 @@ const (
 
 // afterPrefix returns the first key after all keys with that prefix. Every prefix here starts with a topic's number below
 // 255, so there is one.
-func afterPrefix(dst, prefix []byte) []byte {
-	dst = append(dst[:0], prefix...)
-	for i := len(dst) - 1; i >= 0; i-- {
-		if dst[i] != 0xff {
-			dst[i]++
-			return dst[:i+1]
+func afterPrefix(prefix []byte) []byte {
+	after := bytes.Clone(prefix)
+	for i := len(after) - 1; i >= 0; i-- {
+		if after[i] != 0xff {
+			after[i]++
+			return after[:i+1]
 		}
 	}
-	return dst
+	return after
 }
 
 // plainValue strips the format byte of a stored plain value.

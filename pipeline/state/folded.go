@@ -148,7 +148,7 @@ func (s *stageTx) anyFolded() (bool, error) {
 		return some, nil
 	}
 	it, err := s.p.store.db.NewIter(&pebble.IterOptions{
-		LowerBound: s.folded[:], UpperBound: afterPrefix(nil, s.folded[:]),
+		LowerBound: s.folded[:], UpperBound: afterPrefix(s.folded[:]),
 	})
 	if err != nil {
 		return false, fmt.Errorf("look for folded keys of %s, stage %d: %w", s.p.who, s.stage, err)

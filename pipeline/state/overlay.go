@@ -67,7 +67,6 @@ type foldedEntry struct {
 	start   int32           // of those that count, which are after the last delete
 	object  pipeline.Folded // live; nil: decode it again
 	cached  *decoded        // where object came from, nil if from Pebble
-	entry   []byte          // what the changelog and Pebble get, once sealed
 }
 
 func (e *foldedEntry) key() []byte { return userKey(e.name) }

@@ -69,7 +69,7 @@ func (p *Partition) Reset() error {
 	}
 	p.discardOpen()
 	p.dropRestore()
-	upper := afterPrefix(nil, p.prefix[:])
+	upper := afterPrefix(p.prefix[:])
 	if err := p.store.db.DeleteRange(p.prefix[:], upper, pebble.NoSync); err != nil {
 		return fmt.Errorf("reset state of %s: %w", p.who, err)
 	}

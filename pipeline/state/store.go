@@ -255,7 +255,7 @@ func (l pebbleLogger) Fatalf(format string, args ...any) {
 
 func (s *Store) readTopics() (err error) {
 	it, err := s.db.NewIter(&pebble.IterOptions{
-		LowerBound: []byte(topicKeyStart), UpperBound: afterPrefix(nil, []byte(topicKeyStart)),
+		LowerBound: []byte(topicKeyStart), UpperBound: afterPrefix([]byte(topicKeyStart)),
 	})
 	if err != nil {
 		return err

@@ -170,7 +170,7 @@ func (s *stageTx) Scan(prefix []byte, fn func(key, value []byte) error) (err err
 		return err
 	}
 	lower := append(append([]byte(nil), s.plain[:]...), prefix...)
-	it, err := s.p.store.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: afterPrefix(nil, lower)})
+	it, err := s.p.store.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: afterPrefix(lower)})
 	if err != nil {
 		return fmt.Errorf("scan state of %s, stage %d: %w", s.p.who, s.stage, err)
 	}

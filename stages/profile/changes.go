@@ -18,8 +18,7 @@ const flagAt = 1
 // time counts, but not in ev.Changed. The rejections come before anything is written.
 func (s *stage) changes(st *state, ev *pipeline.Event) ([]byte, *pipeline.RejectError) {
 	at := stamp{ev.Time.UnixMilli(), ev.MessageID}
-	b := append(s.delta[:0], format, 0)
-	b = appendString(binary.AppendVarint(b, at.ms), at.id)
+	b := appendString(binary.AppendVarint(append(s.delta[:0], format, 0), at.ms), at.id)
 	start := len(b)
 
 	b = s.identifierChanges(b, st, ev, at)
