@@ -33,6 +33,7 @@ type Fault struct {
 // Cut is where the connection breaks.
 type Cut int
 
+// The places.
 const (
 	NoCut     Cut = iota
 	CutBefore     // the broker never sees the request

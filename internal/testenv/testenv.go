@@ -11,8 +11,10 @@
 package testenv
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 )
@@ -43,9 +45,10 @@ func Main(m *testing.M, setup ...func() (cleanup func(), err error)) {
 		code = m.Run()
 	}
 	processes.Lock()
-	defer processes.Unlock()
-	for i := len(processes.cleanup) - 1; i >= 0; i-- {
-		processes.cleanup[i]()
+	cleanup := processes.cleanup
+	processes.Unlock()
+	for _, f := range slices.Backward(cleanup) {
+		f()
 	}
 	os.Exit(code)
 }
@@ -67,10 +70,11 @@ func need(t testing.TB, what string, err error) {
 	if err == nil {
 		return
 	}
-	if m, ok := err.(missing); ok {
+	if m, ok := errors.AsType[missing](err); ok {
 		t.Skipf("needs %s: %s", what, m.reason)
+	} else {
+		t.Fatalf("start %s: %v", what, err)
 	}
-	t.Fatalf("start %s: %v", what, err)
 }
 
 // missing is an error of the machine: a program or the network is not there.
