@@ -23,7 +23,7 @@ func requestBody(w http.ResponseWriter, r *http.Request, q *request, limit int64
 		return nil, &http.MaxBytesError{Limit: limit}
 	}
 	raw := &patientReader{r: http.MaxBytesReader(w, r.Body, limit), control: http.NewResponseController(w)}
-	var body io.ReadCloser = io.NopCloser(raw)
+	body := io.NopCloser(raw)
 	var err error
 	switch encoding := r.Header.Get("Content-Encoding"); encoding {
 	case "", "identity":
@@ -64,7 +64,7 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 	if b.left -= int64(n); b.left < 0 {
 		return 0, &http.MaxBytesError{}
 	}
-	if err != nil && err != io.EOF {
+	if err != nil && err != io.EOF { //nolint:errorlint // see below
 		if errors.Is(err, io.EOF) { // the block reader wraps the end at the border of a block
 			return n, io.EOF
 		}
@@ -98,7 +98,7 @@ func (p *patientReader) Read(b []byte) (int, error) {
 	_ = p.control.SetReadDeadline(time.Now().Add(bodyTimeout))
 	n, err := p.r.Read(b)
 	_ = p.control.SetReadDeadline(time.Time{}) // the server watches the connection from here on, to see the client hang up
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); !ok {
 			err = errors.Join(errBodyRead, err)
 		}

@@ -131,7 +131,7 @@ func TestErrorsOfStatements(t *testing.T) {
 	} {
 		r, body := ask(t, p, c.body, c.parameters)
 		code := r.Header.Get("X-ClickHouse-Exception-Code")
-		if r.StatusCode == 200 || c.status != 0 && r.StatusCode != c.status || c.code != "" && code != c.code || !strings.HasPrefix(body, "Code: "+code+". DB::Exception: ") {
+		if r.StatusCode == http.StatusOK || c.status != 0 && r.StatusCode != c.status || c.code != "" && code != c.code || !strings.HasPrefix(body, "Code: "+code+". DB::Exception: ") {
 			t.Errorf("%s: status %d, code %q, body %.300q", c.name, r.StatusCode, code, body)
 		}
 	}
@@ -165,7 +165,7 @@ func TestGetIsReadonly(t *testing.T) {
 			t.Errorf("GET SELECT%s: status %d", session, status)
 		}
 	}
-	if r, body := ask(t, p, "INSERT INTO t VALUES (1)", "session_id=s"); r.StatusCode != 200 {
+	if r, body := ask(t, p, "INSERT INTO t VALUES (1)", "session_id=s"); r.StatusCode != http.StatusOK {
 		t.Errorf("the session stayed readonly: %s", body)
 	}
 }

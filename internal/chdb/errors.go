@@ -103,7 +103,7 @@ type exception struct {
 func (e *exception) Error() string { return e.message }
 
 // newException raises an exception of the door.
-func newException(code int, format string, args ...any) error {
+func newException(code int, format string, args ...any) *exception {
 	return &exception{code: code, message: fmt.Sprintf("Code: %d. DB::Exception: %s. (%s)", code, fmt.Sprintf(format, args...), codeName(code))}
 }
 
@@ -135,9 +135,7 @@ func asException(err error) *exception {
 		return e
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		err = newException(codeTooLarge, "The request body is too large")
-	} else {
-		err = newException(codeUnknown, "%s", err)
+		return newException(codeTooLarge, "The request body is too large")
 	}
-	return err.(*exception)
+	return newException(codeUnknown, "%s", err)
 }

@@ -163,7 +163,7 @@ func checkSpace(folder string, need int64) error {
 	if err := unix.Statfs(folder, &s); err != nil {
 		return fmt.Errorf("ask the free space of %s: %w", folder, err)
 	}
-	if free := int64(s.Bavail) * int64(s.Bsize); free < need {
+	if free := int64(s.Bavail) * int64(s.Bsize); free < need { //nolint:unconvert // other systems have other types
 		return fmt.Errorf("%d MB are free, %d MB are needed: %w", free>>20, need>>20, syscall.ENOSPC)
 	}
 	return nil

@@ -68,7 +68,7 @@ func fetchFails(t *testing.T, ctx context.Context, o FetchOptions, mentions ...s
 func TestFetchWithoutNPM(t *testing.T) {
 	onSupported(t)
 	t.Setenv("PATH", t.TempDir())
-	fetchFails(t, t.Context(), FetchOptions{CacheDir: t.TempDir()}, "npm is not on PATH", "--from FILE", "clickhouse executable")
+	_ = fetchFails(t, t.Context(), FetchOptions{CacheDir: t.TempDir()}, "npm is not on PATH", "--from FILE", "clickhouse executable")
 }
 
 func TestFetchOffline(t *testing.T) {
@@ -83,7 +83,7 @@ func TestFetchOffline(t *testing.T) {
 	}
 	t.Setenv("npm_config_registry", "http://"+l.Addr().String()+"/")
 	t.Setenv("npm_config_fetch_retries", "0")
-	fetchFails(t, t.Context(), FetchOptions{CacheDir: t.TempDir()}, "npm pack failed", "ECONNREFUSED", "check the network", "--from FILE")
+	_ = fetchFails(t, t.Context(), FetchOptions{CacheDir: t.TempDir()}, "npm pack failed", "ECONNREFUSED", "check the network", "--from FILE")
 }
 
 func TestFetchInterrupted(t *testing.T) {
@@ -124,10 +124,10 @@ func TestFetchWrongFiles(t *testing.T) {
 		if err := os.WriteFile(from, c.content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		fetchFails(t, t.Context(), FetchOptions{From: from, CacheDir: t.TempDir()}, c.want, name)
+		_ = fetchFails(t, t.Context(), FetchOptions{From: from, CacheDir: t.TempDir()}, c.want, name)
 	}
-	fetchFails(t, t.Context(), FetchOptions{From: filepath.Join(t.TempDir(), "absent"), CacheDir: t.TempDir()}, "no such file")
-	fetchFails(t, t.Context(), FetchOptions{From: t.TempDir(), CacheDir: t.TempDir()}, "is a directory")
+	_ = fetchFails(t, t.Context(), FetchOptions{From: filepath.Join(t.TempDir(), "absent"), CacheDir: t.TempDir()}, "no such file")
+	_ = fetchFails(t, t.Context(), FetchOptions{From: t.TempDir(), CacheDir: t.TempDir()}, "is a directory")
 }
 
 // packageWith is a package of one member.
@@ -218,7 +218,7 @@ func TestFetchFromFile(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	fetchFails(t, t.Context(), FetchOptions{From: path, CacheDir: t.TempDir()}, "wrong SHA-256 digest")
+	_ = fetchFails(t, t.Context(), FetchOptions{From: path, CacheDir: t.TempDir()}, "wrong SHA-256 digest")
 }
 
 func TestFetchToFullDisk(t *testing.T) {

@@ -1,6 +1,7 @@
 package chdb
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"time"
 )
 
 // Engine says which ClickHouse a pipeline uses. One field is set.
@@ -83,9 +85,14 @@ func exists(path string) bool {
 
 var versionText = regexp.MustCompile(`version (\d+)\.(\d+)\.`)
 
+// versionTimeout bounds a program that is called clickhouse but is something else.
+const versionTimeout = 10 * time.Second
+
 // serverVersion is year and month of a clickhouse executable, 2408 for 24.8; 0 if it does not say.
 func serverVersion(path string) int {
-	out, err := exec.Command(path, "server", "--version").Output()
+	ctx, cancel := context.WithTimeout(context.Background(), versionTimeout)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "server", "--version").Output()
 	if err != nil {
 		return 0
 	}

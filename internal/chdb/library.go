@@ -48,7 +48,7 @@ type statementFunc func(conn unsafe.Pointer, sql *byte, sqlLen uintptr, format *
 type analysis struct {
 	structSize uint32
 	statements uint32 // 0: the text does not parse
-	flags      uint32
+	flags      uint32 //nolint:unused // holds the place of the C field
 	class      queryClass
 }
 

@@ -68,7 +68,7 @@ func TestMemoryLimit(t *testing.T) {
 	} {
 		for _, parameters := range []string{"", "max_memory_usage=0"} { // of the statement, of the engine
 			r, body := ask(t, p, statement, parameters)
-			if code := r.Header.Get("X-ClickHouse-Exception-Code"); r.StatusCode != 500 || code != "241" {
+			if code := r.Header.Get("X-ClickHouse-Exception-Code"); r.StatusCode != http.StatusInternalServerError || code != "241" {
 				t.Errorf("%s %s: status %d, code %q, %.200q", statement, parameters, r.StatusCode, code, body)
 			}
 		}

@@ -48,7 +48,7 @@ func insertShape(lex *lexer) shape {
 		t = lex.next()
 	}
 	if t.is("FUNCTION") {
-		t = lex.next()
+		lex.next()
 	}
 	for t = lex.next(); t.kind == tokenSymbol && t.text == "."; t = lex.next() {
 		lex.next()
