@@ -44,14 +44,14 @@ func (b *batcher) readAll() {
 			if b.ctx.Err() != nil {
 				return
 			}
-			if size, ok := seen[f.name]; !ok || size != f.size || err != errPartial {
+			if size, ok := seen[f.name]; !ok || size != f.size || !errors.Is(err, errPartial) {
 				quiet[f.name] = 0
 			}
 			seen[f.name] = f.size
 			switch {
-			case err == errPartial && !final:
+			case errors.Is(err, errPartial) && !final:
 				quiet[f.name]++
-			case err != nil && err != errEmpty:
+			case err != nil && !errors.Is(err, errEmpty):
 				delete(seen, f.name) // it is tried again, and told of once
 				s.fail(f.name, err)
 			}
@@ -93,14 +93,13 @@ func (b *batcher) read(f found, final bool) error {
 		if err != nil {
 			st.moved(r.rows)
 			s.report(r)
-			st.Done = err == io.EOF
-			if err == io.EOF {
+			if st.Done = errors.Is(err, io.EOF); st.Done {
 				return nil
 			}
 			if errors.Is(err, io.ErrUnexpectedEOF) && !final {
 				return errPartial // a gzip file that is still being written
 			}
-			if err != errPartial {
+			if !errors.Is(err, errPartial) {
 				err = fmt.Errorf("read %s after line %d: %w", f.path, r.rows.line, unwrapPath(err))
 			}
 			return err

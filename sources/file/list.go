@@ -61,7 +61,7 @@ func list(patterns []string) ([]found, error) {
 
 // unwrapPath keeps the path and the cause of a file error, and drops the name of the system call.
 func unwrapPath(err error) error {
-	if e, ok := err.(*fs.PathError); ok {
+	if e, ok := err.(*fs.PathError); ok { //nolint:errorlint // what is wrapped already says more than this would
 		return fmt.Errorf("%s: %w", e.Path, e.Err)
 	}
 	return err

@@ -41,13 +41,13 @@ func open(ctx context.Context, source string, f *form, at found, st *fileState, 
 	}
 	r := &reader{source: source, form: f, file: file, name: at.name, cells: splitter{delimiter: f.delimiter}}
 	if err := r.start(ctx, st, at.size, final, count); err != nil {
-		file.Close()
+		_ = file.Close()
 		return nil, err
 	}
 	return r, nil
 }
 
-func (r *reader) close() { r.file.Close() }
+func (r *reader) close() { _ = r.file.Close() }
 
 // start checks the file against its state, reads the header and goes to the position.
 func (r *reader) start(ctx context.Context, st *fileState, size int64, final bool, count func(int)) error {
@@ -104,13 +104,12 @@ func (r *reader) begin(in io.Reader, final bool) error {
 	columns := r.form.columns
 	if r.form.header {
 		header, err := r.rows.next(final)
-		switch err {
-		case io.EOF:
+		switch {
+		case errors.Is(err, io.EOF):
 			return errEmpty
-		case errPartial:
+		case errors.Is(err, errPartial):
 			return err
-		}
-		if err != nil {
+		case err != nil:
 			return fmt.Errorf("read the header of %s: %w", r.file.Name(), err)
 		}
 		cells, ok := r.cells.split(header.bytes)
@@ -185,7 +184,7 @@ func (r *reader) event(row row, at time.Time, buf []byte) (pipeline.Event, []byt
 		}
 	}
 	if ok {
-		ev.Scan() // a field of a wrong type is clean's to reject
+		_ = ev.Scan() // a field of a wrong type is clean's to reject
 		r.events++
 	} else {
 		if r.raw++; r.firstRaw == 0 {

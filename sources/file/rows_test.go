@@ -2,6 +2,7 @@ package file
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -17,7 +18,7 @@ func cut(t *testing.T, content string, f *form, final bool) ([]string, error) {
 	for {
 		r, err := rs.next(final)
 		if err != nil {
-			if err == io.EOF && rs.offset != int64(len(content)) {
+			if errors.Is(err, io.EOF) && rs.offset != int64(len(content)) {
 				t.Errorf("offset %d of %d at the end", rs.offset, len(content))
 			}
 			return out, err
@@ -46,11 +47,11 @@ func TestRows(t *testing.T) {
 		{"blank", "\n\r\n", table, ""},
 	} {
 		got, err := cut(t, c.content, c.form, true)
-		if strings.Join(got, "|") != c.want || err != io.EOF {
+		if strings.Join(got, "|") != c.want || !errors.Is(err, io.EOF) {
 			t.Errorf("%s: %q %v", c.name, got, err)
 		}
 	}
-	if got, err := cut(t, "a\nb", table, false); err != errPartial || len(got) != 1 {
+	if got, err := cut(t, "a\nb", table, false); !errors.Is(err, errPartial) || len(got) != 1 {
 		t.Errorf("a line that is still being written: %q %v", got, err)
 	}
 }
@@ -62,7 +63,7 @@ func TestVeryLongRows(t *testing.T) {
 		var lens []int
 		for {
 			r, err := rs.next(true)
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {
@@ -99,7 +100,7 @@ func FuzzRows(f *testing.F) {
 		var all bytes.Buffer
 		for last := int64(0); ; {
 			r, err := rs.next(true)
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {

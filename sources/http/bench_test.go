@@ -43,7 +43,7 @@ func BenchmarkBatchesOf50(b *testing.B) {
 			}()
 			b.ReportAllocs()
 			for b.Loop() {
-				r := httptest.NewRequest("POST", "/v1/batch", bytes.NewReader(posted))
+				r := httptest.NewRequest(nethttp.MethodPost, "/v1/batch", bytes.NewReader(posted))
 				r.SetBasicAuth("wk", "")
 				w := httptest.NewRecorder()
 				if s.ServeHTTP(w, r); w.Code != nethttp.StatusOK {

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"io"
+	nethttp "net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -52,14 +53,14 @@ func TestRealClients(t *testing.T) {
 		}
 		n := len(g.taken())
 		status, h, text := g.send(c.Method, c.Path, c.Body, headers...)
-		if status != 200 && !(status == 204 && c.Method == "OPTIONS") {
+		if status != 200 && !(status == 204 && c.Method == nethttp.MethodOptions) {
 			t.Errorf("%s: %s %s: %d %s", path, c.Method, c.Path, status, text)
 			continue
 		}
 		if c.Headers["origin"] != h.Get("Access-Control-Allow-Origin") {
 			t.Errorf("%s: allowed origin %q", path, h.Get("Access-Control-Allow-Origin"))
 		}
-		if c.Method != "POST" {
+		if c.Method != nethttp.MethodPost {
 			continue
 		}
 		body := c.Body

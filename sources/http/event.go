@@ -33,7 +33,7 @@ func (s *Source) records(p *posted, typ string, at time.Time) ([]pipeline.Record
 		ev = pipeline.Event{Source: s.name, ReceivedAt: at, SentAt: p.sentAt, Context: p.context, Raw: raw}
 		ok := ev.Check() == nil
 		if ok {
-			ev.Scan() // a field of a wrong type is clean's to reject
+			_ = ev.Scan() // a field of a wrong type is clean's to reject
 			if typ != "" && ev.Type == "" && !gjson.GetBytes(raw, "type").Exists() {
 				ev.Raw = withType(raw, typ)
 			}

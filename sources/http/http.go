@@ -133,7 +133,7 @@ func (s *Source) drain(ctx context.Context, server *http.Server, served <-chan s
 	defer cancel()
 	if err := server.Shutdown(limit); err != nil {
 		s.deps.Logger.Warn("requests were cut off: the receiver of their events did not answer", "source", s.name)
-		server.Close()
+		_ = server.Close()
 	}
 	stop()
 	s.gate.shut()
@@ -182,7 +182,7 @@ func (s *Source) collect(w http.ResponseWriter, r *http.Request, typ string) *re
 		return unknownKey
 	}
 	switch {
-	case err == errTooMany:
+	case errors.Is(err, errTooMany):
 		return refuse(http.StatusRequestEntityTooLarge, "%s", err)
 	case err != nil:
 		return refuse(http.StatusBadRequest, "%s", err)

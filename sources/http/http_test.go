@@ -36,7 +36,7 @@ func TestSource(t *testing.T) {
 					return // the source has ended
 				}
 				res.Body.Close()
-				if res.StatusCode == 200 {
+				if res.StatusCode == nethttp.StatusOK {
 					return
 				}
 			}

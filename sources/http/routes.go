@@ -56,7 +56,7 @@ func (s *Source) route(w http.ResponseWriter, r *http.Request) *refusal {
 	path := strings.TrimSuffix(r.URL.Path, "/")
 	typ, collect := eventType(path)
 	key, settings := settingsKey(path)
-	methods := ""
+	var methods string
 	switch {
 	case collect:
 		methods = "POST, OPTIONS"
@@ -187,5 +187,5 @@ func answer(w http.ResponseWriter, status int, body any) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Length", strconv.Itoa(len(b)))
 	w.WriteHeader(status)
-	w.Write(b)
+	_, _ = w.Write(b) // a client that is gone needs no answer
 }

@@ -167,15 +167,16 @@ func (c *compiler) mapped(name, source string) {
 	}
 	l.source = source
 	at := []string{"map", name}
-	if c.spec.JSON {
+	switch {
+	case c.spec.JSON:
 		if _, err := SplitPath(source); err != nil {
 			c.bad(at, 0, "%s", err)
 			return
 		}
-	} else if source == "" {
+	case source == "":
 		c.bad(at, 0, "write the name of a column")
 		return
-	} else if c.spec.Columns != nil && !slices.Contains(c.spec.Columns, source) {
+	case c.spec.Columns != nil && !slices.Contains(c.spec.Columns, source):
 		c.bad(at, 0, "there is no column %q: the columns are %s", source, strings.Join(c.spec.Columns, ", "))
 		return
 	}
