@@ -79,7 +79,7 @@ func checkDatabase(name string) error {
 		ok = ok && (c == '_' || c == '-' || c == '.' || c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z')
 	}
 	if !ok {
-		return fmt.Errorf("%q is not a database name: use at most 128 letters, digits, and _ - .", name)
+		return fmt.Errorf("%q is not a database name: use at most 128 letters, digits, and any of _-. in it", name)
 	}
 	return nil
 }

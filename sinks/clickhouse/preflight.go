@@ -242,7 +242,7 @@ func (s *Sink) windowDefaults(ctx context.Context) (map[string]int64, error) {
 		for found.Next() {
 			var name, value string
 			if err := found.Scan(&name, &value); err != nil {
-				found.Close()
+				_ = found.Close()
 				return nil, fmt.Errorf("ask for the server's defaults in %s: %w", table, err)
 			}
 			defaults[name], _ = strconv.ParseInt(value, 10, 64)

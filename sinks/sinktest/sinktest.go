@@ -68,12 +68,12 @@ func outcomes(t *testing.T, s Subject) {
 	got := p.write(t, sink, attempts(records), true)
 	var want []pipeline.ID
 	for i, o := range got {
-		switch {
-		case i == 7:
+		switch i {
+		case 7:
 			if o.Kind != pipeline.Rejected || o.Code == "" || o.Reason == "" {
 				t.Errorf("outcome of the record that cannot be read is %+v, want rejected with code and reason", o)
 			}
-		case i == 11:
+		case 11:
 			if o.Kind != pipeline.Unchanged {
 				t.Errorf("outcome of the record for the tables alone is %+v, want unchanged", o)
 			}

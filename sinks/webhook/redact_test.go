@@ -13,7 +13,7 @@ import (
 // TestEchoingEndpoint: what the endpoint answers holds everything secret, in several forms.
 func TestEchoingEndpoint(t *testing.T) {
 	rec := newReceiver(t, func(w http.ResponseWriter, r *http.Request, _ int) {
-		w.WriteHeader(500)
+		w.WriteHeader(http.StatusInternalServerError)
 		fmt.Fprintf(w, "%s %s %s\r\n\x00\x1b[31m%v", r.URL, r.Header.Get("Authorization"), strings.ReplaceAll(r.Header.Get("X-Key"), "/", `\/`), testSecret)
 	})
 	c := testConfig(strings.Replace(rec.URL, "http://", "http://user77:pass+word@", 1) + "/T0123456789ABCDEFGH/x?token=querytoken")

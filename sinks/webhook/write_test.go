@@ -98,7 +98,7 @@ func TestOrderPerKey(t *testing.T) {
 	refused := sinktest.Message(0, 7).ID.String()
 	rec := newReceiver(t, func(w http.ResponseWriter, r *http.Request, _ int) {
 		if r.Header.Get("webhook-id") == refused {
-			w.WriteHeader(500)
+			w.WriteHeader(http.StatusInternalServerError)
 		}
 	})
 	s, _ := openTest(t, testConfig(rec.URL), &pipeline.Env{})
