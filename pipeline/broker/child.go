@@ -159,7 +159,7 @@ func (c *Child) running() string {
 	if err != nil {
 		return ""
 	}
-	conn.Close()
+	_ = conn.Close()
 	return addr
 }
 

@@ -48,7 +48,7 @@ func Dial(ctx context.Context, conf Config) (*Cluster, error) {
 // is closed.
 func dialClient(ctx context.Context, brokers []string, conf *sarama.Config) (sarama.Client, error) {
 	return within(ctx, func() (sarama.Client, error) { return sarama.NewClient(brokers, conf) },
-		func(late sarama.Client) { late.Close() })
+		func(late sarama.Client) { _ = late.Close() })
 }
 
 // within runs a call that knows no context. When ctx ends first, what the call returns later goes to undo.

@@ -34,7 +34,7 @@ type EmbeddedOptions struct {
 	Logger *slog.Logger
 }
 
-// ErrInUse: another process runs an embedded broker on the same folder.
+// ErrInUse says that another process runs an embedded broker on the same folder.
 var ErrInUse = errors.New("another embedded broker uses the folder")
 
 // Files in the broker's folder.
@@ -78,7 +78,7 @@ func RunEmbedded(ctx context.Context, o EmbeddedOptions) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("start the embedded broker on %s: %w", o.Dir, err), listener.Close())
 	}
-	defer os.Remove(filepath.Join(o.Dir, addressFile)) // when everything is written
+	defer func() { _ = os.Remove(filepath.Join(o.Dir, addressFile)) }() // when everything is written
 	defer cluster.Close()
 	if err := writeAddress(o.Dir, addr); err != nil {
 		return fmt.Errorf("write the embedded broker's address: %w", err)

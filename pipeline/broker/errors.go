@@ -20,7 +20,7 @@ var (
 	// ErrFenced: another live process joined the group with the same instance id. This process must stop.
 	ErrFenced = errors.New("another process uses the same instance id")
 	// ErrUnavailable: no broker took the records in time. Those not acknowledged may still have been written.
-	ErrUnavailable = errors.New("Kafka is not available")
+	ErrUnavailable = errors.New("no Kafka broker is available")
 	// ErrClosed: the part was closed before.
 	ErrClosed = errors.New("closed")
 )

@@ -24,5 +24,5 @@ func tryLock(path string, exclusive bool) (unlock func(), err error) {
 		}
 		return nil, errors.Join(err, f.Close())
 	}
-	return func() { f.Close() }, nil
+	return func() { _ = f.Close() }, nil
 }

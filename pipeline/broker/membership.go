@@ -62,7 +62,7 @@ func (c *Cluster) Join(ctx context.Context, group string, topics []string, own f
 	err := c.retry(ctx, "joining group "+group, func() (err error) {
 		members, err = within(ctx, func() (sarama.ConsumerGroup, error) {
 			return sarama.NewConsumerGroup(c.conf.Brokers, group, c.conf.membership())
-		}, func(late sarama.ConsumerGroup) { late.Close() })
+		}, func(late sarama.ConsumerGroup) { _ = late.Close() })
 		return err
 	})
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/millstream-io/millstream/pipeline"
 )
 
-// ErrTooLarge: the record is larger than Config.MaxRecordBytes.
+// ErrTooLarge says that a record is larger than Config.MaxRecordBytes.
 var ErrTooLarge = errors.New("record is too large")
 
 // KeyMetadata is the message metadata that becomes the record's key, in the Watermill face of a producer.

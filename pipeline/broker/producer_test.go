@@ -104,7 +104,7 @@ func TestProducerIsConcurrentAndOrdered(t *testing.T) {
 				// The partition is the one that every client with the reference hash chooses.
 				want, err := sarama.NewReferenceHashPartitioner(topic).Partition(&sarama.ProducerMessage{Key: sarama.ByteEncoder(r.Key)}, 3)
 				if err != nil || want != part {
-					return fmt.Errorf("key %s is in partition %d, not %d (%v)", r.Key, part, want, err)
+					return fmt.Errorf("key %s is in partition %d, not %d (%w)", r.Key, part, want, err)
 				}
 				if n, _ := strconv.Atoi(string(r.Value)); n != next[string(r.Key)] {
 					return fmt.Errorf("writer %s: %d where %d was due", r.Key, n, next[string(r.Key)])

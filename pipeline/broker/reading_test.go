@@ -260,10 +260,10 @@ func TestTopicConfigIsKept(t *testing.T) {
 		admin, err := sarama.NewClusterAdmin(brokers, conf)
 		check(t, err)
 		defer admin.Close()
-		entries, err := admin.DescribeConfig(sarama.ConfigResource{Type: sarama.TopicResource, Name: topic, ConfigNames: []string{"retention.ms", "cleanup.policy"}})
+		found, err := admin.DescribeConfigs([]*sarama.ConfigResource{{Type: sarama.TopicResource, Name: topic, ConfigNames: []string{"retention.ms", "cleanup.policy"}}}, sarama.DescribeConfigsOptions{})
 		check(t, err)
 		got := map[string]string{}
-		for _, e := range entries {
+		for _, e := range found[0].Configs {
 			got[e.Name] = e.Value
 		}
 		if got["retention.ms"] != "604800000" || got["cleanup.policy"] != "compact" {
