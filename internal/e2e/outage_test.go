@@ -40,13 +40,19 @@ sinks:
 // hooks is a receiver that answers as told and keeps what it accepted.
 type hooks struct {
 	server *httptest.Server
-	verify func([]byte, http.Header) error
 
 	mu       sync.Mutex
 	total    int               // requests
 	tries    map[string]int    // by webhook-id
+	last     map[string]signed // by webhook-id: the last request
 	accepted map[string]string // profile id to webhook-id
 	wrong    []string
+}
+
+// signed is a request as a receiver verifies it.
+type signed struct {
+	Body    string            `json:"body"`
+	Headers map[string]string `json:"headers"`
 }
 
 // answer decides what to do with the n-th request: a status, or 0 to cut the connection.
@@ -56,7 +62,7 @@ func newHooks(t *testing.T, secret string, answer func(n int) int) *hooks {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &hooks{tries: map[string]int{}, accepted: map[string]string{}}
+	h := &hooks{tries: map[string]int{}, last: map[string]signed{}, accepted: map[string]string{}}
 	h.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		id := r.Header.Get("webhook-id")
@@ -76,6 +82,10 @@ func newHooks(t *testing.T, secret string, answer func(n int) int) *hooks {
 		if err := json.Unmarshal(body, &m); err != nil || m.Data.TransitionID != id {
 			h.wrong = append(h.wrong, fmt.Sprintf("webhook-id %q of %s", id, body))
 		}
+		if before, again := h.last[id]; again && before.Body != string(body) {
+			h.wrong = append(h.wrong, "another body under webhook-id "+id)
+		}
+		h.last[id] = signed{string(body), map[string]string{"webhook-id": id, "webhook-timestamp": r.Header.Get("webhook-timestamp"), "webhook-signature": r.Header.Get("webhook-signature")}}
 		h.tries[id]++
 		h.total++
 		switch status := answer(h.total); status {
@@ -137,7 +147,7 @@ func TestADeadReceiverAndAnAbsentClickHouseHoldUpNothingElse(t *testing.T) {
 		}
 		reached(healthy, "the healthy")
 		p.kill() // what waits for its next try must survive this
-		p = start(t, p.cmd.Args[2], p.cmd.Args[4], p.cmd.Env...)
+		start(t, p.cmd.Args[2], p.cmd.Args[4], p.cmd.Env...)
 		reached(dead, "the other")
 		for _, h := range []*hooks{healthy, dead} {
 			h.mu.Lock()
