@@ -136,13 +136,13 @@ func runDemo(ctx context.Context, o demoOptions, args []string) (err error) {
 
 // play sends the events, waits for the outcome and reports it; then it stays up unless it is to exit.
 func (d *demo) play(ctx, running context.Context, ended chan error) (status int, err error) {
-	failed := func(err error) (int, error) {
+	failed := func(err error) error {
 		select {
 		case e := <-ended:
 			ended <- nil
-			return 0, errors.Join(e, err)
+			return errors.Join(e, err)
 		default:
-			return 0, err
+			return err
 		}
 	}
 	work, cancel := context.WithCancel(running)
@@ -156,11 +156,11 @@ func (d *demo) play(ctx, running context.Context, ended chan error) (status int,
 		}
 	}()
 	if err := d.send(work); err != nil {
-		return failed(err)
+		return 0, failed(err)
 	}
 	r, err := d.settle(work)
 	if err != nil {
-		return failed(err)
+		return 0, failed(err)
 	}
 	if d.json {
 		b, err := json.Marshal(r)
@@ -169,7 +169,7 @@ func (d *demo) play(ctx, running context.Context, ended chan error) (status int,
 		}
 		fmt.Fprintln(os.Stdout, string(b))
 	} else if err := d.tell(work, r); err != nil {
-		return failed(err)
+		return 0, failed(err)
 	}
 	if !d.exit {
 		d.stayUp(ctx)
