@@ -61,7 +61,7 @@ func (t *Transaction) Commit(pos Position) error {
 		p.err = fmt.Errorf("commit state of %s at offset %d: %w", p.who, pos.Offsets, err)
 		return p.err
 	}
-	t.batch.Close() // only returns its memory
+	_ = t.batch.Close() // only returns its memory
 	p.position, p.known = pos, true
 	t.fillCache()
 	p.overlay.reset(false)

@@ -81,7 +81,7 @@ func (p *Partition) canRestore() error {
 
 func (p *Partition) dropRestore() {
 	if p.restore != nil {
-		p.restore.Close() // only returns its memory
+		_ = p.restore.Close() // only returns its memory
 		p.restore = nil
 	}
 }

@@ -125,7 +125,7 @@ func (s *Store) open() (err error) {
 		if pathError := (*os.PathError)(nil); errors.As(err, &pathError) {
 			return err // the lock file cannot be opened: permissions, full disk
 		}
-		return fmt.Errorf("%w (lock %s: %v)", ErrLocked, s.fs.PathJoin(s.dir, "LOCK"), err)
+		return fmt.Errorf("%w (lock %s: %w)", ErrLocked, s.fs.PathJoin(s.dir, "LOCK"), err)
 	}
 	defer func() {
 		if err != nil {

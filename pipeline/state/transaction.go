@@ -94,7 +94,7 @@ func (t *Transaction) Discard() {
 		}
 	}
 	if t.batch != nil {
-		t.batch.Close() // only returns its memory
+		_ = t.batch.Close() // only returns its memory
 	}
 	if t.sealed {
 		t.p.writes = nil
