@@ -36,9 +36,9 @@ func (e *engine) runSink(ctx context.Context, s *pipeline.SinkPlan) error {
 	return fmt.Errorf("a %s is neither a Sink nor a RangeSink", s.Kind)
 }
 
-// deps is what a source or sink gets from the program.
+// deps is what a source or sink gets from the program. Its lines say themselves whose they are.
 func (e *engine) deps(what, name string) pipeline.Deps {
-	return pipeline.Deps{Logger: e.Logger.With(what, name), Data: filepath.Join(e.Data, what+"s", name), ClickHouse: e.ClickHouse, Say: e.Say}
+	return pipeline.Deps{Logger: e.Logger, Data: filepath.Join(e.Data, what+"s", name), ClickHouse: e.ClickHouse, Say: e.Say}
 }
 
 // runPlainSink runs the task of a Sink: Write first, then one transaction with its state, what it logs and the position.
