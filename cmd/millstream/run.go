@@ -107,18 +107,15 @@ func (s *services) run(ctx context.Context, plan *pipeline.Plan, wait time.Durat
 			return err
 		}
 	}
-	dial := ctx
-	if wait > 0 {
-		var cancel context.CancelFunc
-		dial, cancel = context.WithTimeout(ctx, wait)
-		defer cancel()
+	connect := func(ctx context.Context) (*broker.Cluster, error) {
+		if wait > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, wait)
+			defer cancel()
+		}
+		return broker.Dial(ctx, broker.Config{Brokers: addresses, InstanceID: instance, Logger: s.logger})
 	}
-	cluster, err := broker.Dial(dial, broker.Config{Brokers: addresses, InstanceID: instance, Logger: s.logger})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, cluster.Close()) }()
-	return engine.Run(ctx, plan, engine.Options{Cluster: cluster, Data: s.data, Logger: s.logger, Say: s.say, Counters: counters, Step: killAt(os.Getenv("MILLSTREAM_KILL_AT")),
+	return engine.Run(ctx, plan, engine.Options{Connect: connect, Data: s.data, Logger: s.logger, Say: s.say, Counters: counters, Step: killAt(os.Getenv("MILLSTREAM_KILL_AT")),
 		ClickHouse: func(context.Context) (string, error) { return s.startClickHouse(background) }})
 }
 

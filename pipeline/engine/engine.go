@@ -37,7 +37,10 @@ import (
 
 // Options is what the program supplies to Run.
 type Options struct {
-	Cluster *broker.Cluster // connected
+	// Connect connects to Kafka. It waits for a broker until ctx ends; meanwhile sources listen, and tell their clients to
+	// come again. Run closes what it returns.
+	Connect func(ctx context.Context) (*broker.Cluster, error)
+	Cluster *broker.Cluster // connected, and the caller's to close: instead of Connect
 	Data    string          // folder for the state; it may be lost, and is rebuilt from Kafka
 	Logger  *slog.Logger
 	// ClickHouse and Say are handed to sources and sinks, see pipeline.Deps.
@@ -68,6 +71,7 @@ type engine struct {
 	Options
 	plan     *pipeline.Plan
 	producer *broker.Producer
+	ready    chan struct{} // closed when the topics are there, and producer may be used
 
 	// failed takes the first error that ends the run.
 	failed chan error
@@ -91,32 +95,63 @@ func Run(ctx context.Context, plan *pipeline.Plan, o Options) error {
 	if o.Counters == nil {
 		o.Counters = &Counters{}
 	}
-	e := &engine{Options: o, plan: plan, failed: make(chan error, 1)}
-	if err := e.prepare(ctx); err != nil {
-		return errors.Join(err, e.release())
+	e := &engine{Options: o, plan: plan, ready: make(chan struct{}), failed: make(chan error, 1)}
+	sources, stop := context.WithCancel(ctx)
+	var feeding sync.WaitGroup
+	drain := func() {
+		stop()
+		feeding.Wait()
 	}
-	err := e.run(ctx)
+	for i := range plan.Sources {
+		s := &plan.Sources[i]
+		feeding.Go(func() {
+			if err := e.runSource(sources, s); err != nil && sources.Err() == nil {
+				e.fail(fmt.Errorf("source %s: %w", s.Name, err))
+			}
+		})
+	}
+	prepared := make(chan error, 1)
+	go func() { prepared <- e.prepare(sources) }()
+	var err error
+	select {
+	case err = <-prepared:
+	case err = <-e.failed: // a source that cannot start
+		stop()
+		<-prepared
+	}
+	if err == nil {
+		close(e.ready)
+		err = e.run(ctx, drain)
+	}
+	drain()
 	return errors.Join(err, e.release())
 }
 
-// prepare creates the topics, settles the settings and opens the producer of the sources.
-func (e *engine) prepare(ctx context.Context) error {
+// prepare connects, creates the topics, settles the settings and opens the producer of the sources.
+func (e *engine) prepare(ctx context.Context) (err error) {
+	if e.Connect != nil {
+		if e.Cluster, err = e.Connect(ctx); err != nil {
+			return err
+		}
+	}
 	if err := e.Cluster.EnsureTopics(ctx, e.topics()); err != nil {
 		return fmt.Errorf("create topics of pipeline %s: %w", e.plan.Name, err)
 	}
-	p, err := e.Cluster.OpenProducer()
-	if err != nil {
+	if e.producer, err = e.Cluster.OpenProducer(); err != nil {
 		return fmt.Errorf("open the producer of the sources: %w", err)
 	}
-	e.producer = p
 	return e.settle(ctx)
 }
 
 func (e *engine) release() error {
+	var errs []error
 	if e.producer != nil {
-		return e.producer.Close()
+		errs = append(errs, e.producer.Close())
 	}
-	return nil
+	if e.Connect != nil && e.Cluster != nil {
+		errs = append(errs, e.Cluster.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // topics lists every topic of the plan.
@@ -147,8 +182,8 @@ func (e *engine) topic(name string) string { return pipeline.TopicName(e.plan.Na
 // short is a full topic name without the pipeline's prefix.
 func (e *engine) short(topic string) string { return strings.TrimPrefix(topic, e.plan.Name+".") }
 
-// run starts the tasks, then the sources, and stops them in the other order.
-func (e *engine) run(ctx context.Context) error {
+// run starts the tasks and waits for the end; then it lets the sources drain, and after them the tasks.
+func (e *engine) run(ctx context.Context, drain func()) error {
 	tasks, stopTasks := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopTasks()
 	var running sync.WaitGroup
@@ -166,26 +201,13 @@ func (e *engine) run(ctx context.Context) error {
 		start("sink "+s.Name, func(ctx context.Context) error { return e.runSink(ctx, s) })
 	}
 
-	sources, stopSources := context.WithCancel(ctx)
-	defer stopSources()
-	var feeding sync.WaitGroup
-	for i := range e.plan.Sources {
-		s := &e.plan.Sources[i]
-		feeding.Go(func() {
-			if err := e.runSource(sources, s); err != nil && sources.Err() == nil {
-				e.fail(fmt.Errorf("source %s: %w", s.Name, err))
-			}
-		})
-	}
-
 	var err error
 	select {
 	case <-ctx.Done():
 		e.Logger.Info("draining", "grace", e.Grace)
 	case err = <-e.failed:
 	}
-	stopSources()
-	feeding.Wait()
+	drain()
 	stopTasks()
 	running.Wait()
 	return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +19,8 @@ const (
 	produceTimeout = 8 * time.Second
 	// sourceMessages bounds the messages of one source that wait for the broker at once.
 	sourceMessages = 256
+	// refusalGap is the time between two lines of a source about a broker that takes nothing.
+	refusalGap = 10 * time.Second
 )
 
 // runSource runs a source until ctx ends. Sources that can resume are left to the owner of partition 0, see runResumers.
@@ -35,11 +38,12 @@ func (e *engine) runSource(ctx context.Context, s *pipeline.SourcePlan) error {
 	}
 	slots := make(chan struct{}, sourceMessages)
 	var producing sync.WaitGroup
+	var refused refusals
 	for m := range messages {
 		slots <- struct{}{}
 		producing.Go(func() {
 			defer func() { <-slots }()
-			e.produce(ctx, s, m)
+			e.produce(ctx, s, m, &refused)
 		})
 	}
 	producing.Wait()
@@ -47,7 +51,7 @@ func (e *engine) runSource(ctx context.Context, s *pipeline.SourcePlan) error {
 }
 
 // produce hands the records of one message to the broker; the message is acknowledged when the broker has them all.
-func (e *engine) produce(ctx context.Context, s *pipeline.SourcePlan, m *message.Message) {
+func (e *engine) produce(ctx context.Context, s *pipeline.SourcePlan, m *message.Message, refused *refusals) {
 	b, ok := pipeline.BatchOf(m)
 	if !ok {
 		e.Logger.Error("a source sent a message without a batch", "source", s.Name)
@@ -55,17 +59,60 @@ func (e *engine) produce(ctx context.Context, s *pipeline.SourcePlan, m *message
 		return
 	}
 	// What a client has sent is finished although the source is stopping.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), produceTimeout)
+	until, cancel := context.WithTimeout(context.WithoutCancel(ctx), produceTimeout)
 	defer cancel()
+	if !e.awaitReady(ctx, until) { // who waits for the broker says so
+		m.Nack()
+		return
+	}
 	records := e.addressed(b.Records)
-	if err := e.producer.Produce(ctx, records); err != nil {
-		e.Logger.Warn("the broker did not take a batch in time", "source", s.Name, "records", len(records), "error", err)
+	if err := e.producer.Produce(until, records); err != nil {
+		if n := refused.add(time.Now()); n > 0 {
+			e.Logger.Warn("Kafka does not take events; clients are told to send them again", "source", s.Name, "brokers", strings.Join(e.plan.Brokers, ","), "batches", n, "error", err)
+		}
 		m.Nack()
 		return
 	}
 	e.Step("produced")
 	e.Counters.took("source."+s.Name, len(records))
 	m.Ack()
+}
+
+// refusals counts the batches that the broker did not take, so that they are a line now and then and not one each. It is
+// safe for concurrent use.
+type refusals struct {
+	mu    sync.Mutex
+	count int // since the last line
+	last  time.Time
+}
+
+// add counts a batch and returns how many a line must tell of now, 0: no line is due.
+func (r *refusals) add(now time.Time) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.count++
+	if now.Sub(r.last) < refusalGap {
+		return 0
+	}
+	n := r.count
+	r.count, r.last = 0, now
+	return n
+}
+
+// awaitReady waits until there is a broker to produce to; false if there is none in time, or if the source ends before.
+func (e *engine) awaitReady(source, until context.Context) bool {
+	select {
+	case <-e.ready: // also when the source has ended
+		return true
+	default:
+	}
+	select {
+	case <-e.ready:
+		return true
+	case <-until.Done():
+	case <-source.Done():
+	}
+	return false
 }
 
 // addressed gives the records their full topic names.
