@@ -58,7 +58,13 @@ const patience = 90 * time.Second
 // start runs the pipeline in file with the data folder and the variables "NAME=value".
 func start(t *testing.T, file, data string, env ...string) *process {
 	t.Helper()
-	p := &process{t: t, done: make(chan struct{}), cmd: exec.Command(program, "run", file, "--data", data)}
+	return launch(t, env, "run", file, "--data", data)
+}
+
+// launch runs the program.
+func launch(t *testing.T, env []string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, done: make(chan struct{}), cmd: exec.Command(program, args...)}
 	p.seen = sync.NewCond(&p.mu)
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -159,20 +165,26 @@ func (p *process) stop() int {
 
 // post sends a body to the batch endpoint and returns the status, 0 if there was no answer.
 func post(address, body string) int {
+	status, _ := answer(address, body)
+	return status
+}
+
+// answer is post with the answer's headers.
+func answer(address, body string) (int, http.Header) {
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address+"/v1/batch", bytes.NewReader([]byte(body)))
 	if err != nil {
-		return 0
+		return 0, nil
 	}
 	req.SetBasicAuth("key", "")
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return 0
+		return 0, nil
 	}
 	defer resp.Body.Close()
 	_, _ = io.Copy(io.Discard, resp.Body)
-	return resp.StatusCode
+	return resp.StatusCode, resp.Header
 }
 
 // write writes a pipeline file and returns its path.
