@@ -134,15 +134,9 @@ func TestRangeThatIsOlderThanTheWindow(t *testing.T) {
 
 // The server has committed, but its answer never arrives.
 func TestAnswerLostAfterCommit(t *testing.T) {
-	engine := sharedEngine(t)
-	p := newProxy(t, engine.Address())
 	d := newDB(t)
 	d.userView()
-	s, err := d.openAt(t.Context(), strings.Replace(engine.URL(), engine.Address(), p.address, 1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	p, s := d.openBehindProxy()
 	tries := make(map[string]int)
 	p.loseAnswers(func(head []byte) bool {
 		query, err := url.QueryUnescape(string(head))
@@ -169,14 +163,8 @@ func TestAnswerLostAfterCommit(t *testing.T) {
 
 // While a try waits for its answer the table takes in so many others that it forgets the token.
 func TestAnswerLostAndManyInsertsMeanwhile(t *testing.T) {
-	engine := sharedEngine(t)
-	p := newProxy(t, engine.Address())
 	d := newDB(t)
-	s, err := d.openAt(t.Context(), strings.Replace(engine.URL(), engine.Address(), p.address, 1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	p, s := d.openBehindProxy()
 	d.query("ALTER TABLE events MODIFY SETTING non_replicated_deduplication_window = 4")
 	s.windows["events"] = 4
 	p.loseAnswers(func(head []byte) bool {
@@ -200,14 +188,8 @@ func TestAnswerLostAndManyInsertsMeanwhile(t *testing.T) {
 
 // What every insert carries, and a repetition repeats to the byte.
 func TestInsertsAreNamedAndRepeatedToTheByte(t *testing.T) {
-	engine := sharedEngine(t)
-	p := newProxy(t, engine.Address())
 	d := newDB(t)
-	s, err := d.openAt(t.Context(), strings.Replace(engine.URL(), engine.Address(), p.address, 1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	p, s := d.openBehindProxy()
 	var heads []string
 	p.loseAnswers(func(head []byte) bool {
 		if bytes.Contains(head, []byte("INSERT")) {

@@ -67,14 +67,8 @@ func TestServerDownAtStartAndInBetween(t *testing.T) {
 }
 
 func TestCancelEndsEverything(t *testing.T) {
-	engine := sharedEngine(t)
-	p := newProxy(t, engine.Address())
 	d := newDB(t)
-	s, err := d.openAt(t.Context(), strings.Replace(engine.URL(), engine.Address(), p.address, 1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	p, s := d.openBehindProxy()
 	p.down()
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup

@@ -3,13 +3,14 @@ package clickhouse
 import (
 	"bytes"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 )
 
 // proxy is a TCP proxy in front of an engine that can be down, and that can lose the answers to inserts.
 type proxy struct {
-	t       *testing.T
+	t       testing.TB
 	target  string
 	address string
 
@@ -23,11 +24,24 @@ type proxy struct {
 	wg       sync.WaitGroup
 }
 
-func newProxy(t *testing.T, target string) *proxy {
+func newProxy(t testing.TB, target string) *proxy {
 	p := &proxy{t: t, target: target, address: "127.0.0.1:0", conns: make(map[net.Conn]bool)}
 	p.up()
 	t.Cleanup(func() { p.down(); p.wg.Wait() })
 	return p
+}
+
+// openBehindProxy opens one more sink on the database, which reaches the shared engine through a proxy of its own.
+func (d *db) openBehindProxy() (*proxy, *Sink) {
+	d.t.Helper()
+	engine := sharedEngine(d.t)
+	p := newProxy(d.t, engine.Address())
+	s, err := d.openAt(d.t.Context(), strings.Replace(engine.URL(), engine.Address(), p.address, 1))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() { s.Close() })
+	return p, s
 }
 
 // up listens, after down on the same port.
