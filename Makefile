@@ -37,7 +37,7 @@ e2e: ## only the end-to-end tests, one line each
 	@$(GOTESTSUM) --format testname -- -count=1 -timeout 20m ./internal/e2e
 
 chaos: ## only the tests that kill processes or take servers away, ROUNDS times, one line each
-	@$(GOTESTSUM) --format testname -- -count=$(ROUNDS) -timeout $(ROUNDS)h -run 'Kill|Away|Outage|Dead|Down|Lost|Zombie|Undecided' \
+	@$(GOTESTSUM) --format testname -- -count=$(ROUNDS) -timeout $(ROUNDS)h -run 'Kill|Away|Outage|DeadReceiver|DeadEndpoint|Down|Lost|Zombie|Undecided' \
 	  ./internal/e2e ./sinks/... ./pipeline/broker
 
 bench: ## the benchmark suite, each next to its ceiling
