@@ -173,7 +173,7 @@ func TestFetchFromFile(t *testing.T) {
 		t.Skipf("needs the ClickHouse engine: %v", err)
 	}
 	if testing.Short() {
-		t.Skip("copies 570 MB")
+		t.Skip("needs a run without -short: it copies 570 MB")
 	}
 	cache := t.TempDir()
 	stale := filepath.Join(cache, "chdb", Version, partialPrefix+"killed")
@@ -225,7 +225,7 @@ func TestFetchToFullDisk(t *testing.T) {
 	onSupported(t)
 	cache := t.TempDir()
 	if err := unix.Mount("tmpfs", cache, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("cannot mount a small disk: %v", err)
+		t.Skipf("needs the right to mount a small disk: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(cache, 0); err != nil {
