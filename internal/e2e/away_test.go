@@ -51,7 +51,7 @@ const outage = time.Minute
 func TestServersThatAreAwayAreWaitedFor(t *testing.T) {
 	needEngine(t)
 	if testing.Short() {
-		t.Skip("needs two minutes: tests of long outages do not run with -short")
+		t.Skip("needs a run without -short: it takes two minutes")
 	}
 	engine, err := chdb.Start(t.Context(), chdb.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", Command: []string{program, "engine-child"}})
 	if err != nil {
