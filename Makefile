@@ -22,8 +22,10 @@ demo: build ## play a made-up shop through an embedded pipeline and compare with
 test: ## all tests; what cannot run here is skipped, and named at the end
 	@$(GOTESTSUM) --format pkgname -- -count=1 -timeout 14m ./...
 
-race: ## the concurrent packages under the race detector, without the longest tests
+# The end-to-end tests build the program with GOFLAGS; a race ends it, and the test with it.
+race: ## the concurrent packages and the whole program under the race detector, without the longest tests
 	@go test -race -short -count=1 -timeout 14m ./pipeline/... ./sources/... ./sinks/... ./internal/chdb
+	@GOFLAGS=-race GORACE=halt_on_error=1 go test -short -count=1 -timeout 14m -run 'Demo|DeadReceiver|BadEvents' ./internal/e2e
 
 lint: ## golangci-lint, pinned
 	@$(GOLANGCILINT) run
