@@ -25,7 +25,7 @@ func prepareCopy(ctx context.Context, b *testing.B, c *broker.Cluster) (in, out 
 	b.Helper()
 	in = testenv.Name(b)
 	out = in + ".copy"
-	newTraffic(events, 100_000).preload(ctx, b, c, in, partitions)
+	newTraffic(0, events, 100_000, 10).preload(ctx, b, c, in, partitions)
 	check(b, c.EnsureTopics(ctx, []broker.Topic{{Name: out, Partitions: partitions}}))
 	return in, out
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millstream-io/millstream/internal/testenv"
 	"github.com/millstream-io/millstream/pipeline"
 	"github.com/millstream-io/millstream/pipeline/broker"
 )
@@ -26,29 +27,37 @@ const (
 	ordered  = 20
 )
 
-func newTraffic(count, people int) *traffic {
+// newTraffic returns count events, some of them repeated: at any time 1,000 random people are there, each for visit events on
+// average, mixed with those of the others. A visit of 1 makes every event that of a random person. Before these come first
+// events, one of each person in turn.
+func newTraffic(first, count, people, visit int) *traffic {
 	t := &traffic{}
 	r := rand.New(rand.NewPCG(1, uint64(people)))
+	var visitors [1000]struct{ person, left int }
 	start := time.Now().Add(-time.Hour).UTC()
-	var sent []pipeline.Event
-	for len(sent) < count {
-		if len(sent) > 0 && r.IntN(100) < repeated {
-			sent = append(sent, sent[len(sent)-1-r.IntN(min(len(sent), 5000))])
+	for sent := range first + count {
+		if sent > first && r.IntN(100) < repeated {
+			repeat := sent - 1 - r.IntN(min(sent-first, 5000))
+			t.events, t.records = append(t.events, t.events[repeat]), append(t.records, t.records[repeat])
 			continue
 		}
-		ev := event(r, t.unique, people, start.Add(time.Duration(len(sent))*time.Millisecond), &t.orders)
+		person := sent % people
+		if sent >= first {
+			v := &visitors[r.IntN(len(visitors))]
+			if v.left == 0 {
+				v.person, v.left = r.IntN(people), 1+r.IntN(2*visit-1)
+			}
+			v.left--
+			person = v.person
+		}
+		ev := event(r, t.unique, person, start.Add(time.Duration(sent)*time.Millisecond), &t.orders)
 		t.unique++
-		sent = append(sent, ev)
-	}
-	for i := range sent {
-		t.events = append(t.events, sent[i].Raw)
-		t.records = append(t.records, pipeline.EventRecord(&sent[i]))
+		t.events, t.records = append(t.events, ev.Raw), append(t.records, pipeline.EventRecord(&ev))
 	}
 	return t
 }
 
-func event(r *rand.Rand, number, people int, at time.Time, orders *int) pipeline.Event {
-	person := r.IntN(people)
+func event(r *rand.Rand, number, person int, at time.Time, orders *int) pipeline.Event {
 	ev := pipeline.Event{Source: "web", ReceivedAt: time.Now(), MessageID: fmt.Sprintf("message-%08d", number),
 		UserID: fmt.Sprintf("user-%06d", person), AnonymousID: fmt.Sprintf("device-%06d", person)}
 	price := 5 + r.IntN(20_000)
@@ -67,15 +76,21 @@ func event(r *rand.Rand, number, people int, at time.Time, orders *int) pipeline
 func (t *traffic) preload(ctx context.Context, b *testing.B, c *broker.Cluster, topic string, partitions int32) {
 	b.Helper()
 	check(b, c.EnsureTopics(ctx, []broker.Topic{{Name: topic, Partitions: partitions}}))
-	p, err := c.OpenProducer()
+	t.hold(ctx, b, c, topic, t.records)()
+}
+
+// hold writes records in a transaction, and returns what commits it: until then they are in the topic, and nobody sees them.
+func (t *traffic) hold(ctx context.Context, b *testing.B, c *broker.Cluster, topic string, records []pipeline.Record) (release func()) {
+	b.Helper()
+	tx, err := c.OpenTransactions(ctx, topic+"."+testenv.Name(b))
 	check(b, err)
-	defer p.Close()
-	for at := 0; at < len(t.records); at += 5000 {
-		chunk := make([]pipeline.Record, 0, 5000) // the producer owns what it gets
-		for _, r := range t.records[at:min(at+5000, len(t.records))] {
-			r.Topic = topic
-			chunk = append(chunk, r)
-		}
-		check(b, p.Produce(ctx, chunk))
+	check(b, tx.Begin())
+	for _, r := range records {
+		r.Topic = topic
+		check(b, tx.Send(&r))
+	}
+	return func() {
+		check(b, tx.CommitWithoutOffsets(ctx))
+		check(b, tx.Close())
 	}
 }

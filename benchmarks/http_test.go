@@ -28,7 +28,7 @@ func BenchmarkHTTP(b *testing.B) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	addrs := addresses(b)
-	bodies := newTraffic(events, 100_000).bodies()
+	bodies := newTraffic(0, events, 100_000, 10).bodies()
 	var bare figures
 	b.Run("net-http", func(b *testing.B) {
 		for range b.N {

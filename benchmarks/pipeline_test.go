@@ -62,7 +62,6 @@ func runPipeline(ctx context.Context, b *testing.B, addrs []string, people int) 
 	t := newTraffic(events, people)
 	t.preload(ctx, b, c, pipeline.TopicName(plan.Name, "events"), plan.Partitions)
 	unique, orders := t.unique, t.orders
-	t = nil // the events are in the broker
 
 	running, stop := context.WithCancel(ctx)
 	defer stop()

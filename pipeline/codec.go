@@ -36,21 +36,21 @@ func ParseEventRecord(r *Record, ev *Event) *RejectError {
 		case HeaderVersion:
 			version = string(v) == "1"
 		case HeaderSource:
-			ev.Source = string(v)
+			ev.Source = text(v)
 		case HeaderID:
-			ev.MessageID = string(v)
+			ev.MessageID = text(v)
 		case HeaderReceived:
-			ms, err := strconv.ParseInt(string(v), 10, 64)
+			ms, err := strconv.ParseInt(text(v), 10, 64)
 			if err != nil || ms < 0 || ms > maxMillis {
 				return Reject("header_received", "the header %s is not a time in Unix milliseconds", HeaderReceived)
 			}
 			ev.ReceivedAt = Millis(ms)
 		case HeaderSent:
-			ev.SentAt = string(v)
+			ev.SentAt = text(v)
 		case HeaderContext:
 			ev.Context = v
 		case HeaderReplay:
-			ev.Replay = string(v)
+			ev.Replay = text(v)
 		}
 	}
 	switch {
@@ -119,7 +119,7 @@ func AppendResolved(dst []byte, ev *Event, config uint64) []byte {
 	dst = appendString(dst, ev.MessageID)
 	dst = appendString(dst, ev.Replay)
 	dst = appendString(dst, ev.SentAt)
-	dst = appendString(dst, string(ev.Context))
+	dst = appendString(dst, text(ev.Context))
 	return append(dst, ev.Raw...)
 }
 
@@ -189,7 +189,7 @@ func (d *decoder) byte() byte {
 	return 0
 }
 
-func (d *decoder) string() string { return string(d.take(int(min(d.uvarint(), math.MaxInt32)))) }
+func (d *decoder) string() string { return text(d.take(int(min(d.uvarint(), math.MaxInt32)))) }
 
 func (d *decoder) uvarint() uint64 {
 	v, n := binary.Uvarint(d.b)

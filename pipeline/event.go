@@ -1,8 +1,10 @@
 package pipeline
 
 import (
+	"bytes"
 	"time"
 	"unicode/utf8"
+	"unsafe"
 
 	"github.com/tidwall/gjson"
 )
@@ -42,7 +44,7 @@ type Event struct {
 	Partition  int32     // where it was read
 	Offset     int64
 
-	// What Scan found in Raw. Strings are copies.
+	// What Scan found in Raw. Strings may be parts of it: a stage that keeps some copies them too.
 	Type        string
 	Name        string // event of a track, name of a page or screen
 	UserID      string
@@ -90,18 +92,21 @@ func (ev *Event) Check() *RejectError {
 	if !gjson.ValidBytes(ev.Raw) {
 		return Reject("not_json", "the event is not valid JSON")
 	}
-	if !gjson.ParseBytes(ev.Raw).IsObject() {
+	if b := bytes.TrimLeft(ev.Raw, " \t\r\n"); b[0] != '{' {
 		return Reject("not_an_object", "the event is not a JSON object")
 	}
 	return nil
 }
+
+// text is b as a string, without a copy: b must never change again, which is so for what was read from a topic.
+func text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 // Scan reads the envelope of Raw into the event: one pass over the top level, keys case-sensitive, the first of duplicate
 // keys counts. Raw must have passed Check, now or in an earlier task. Fields of a wrong type are rejected; the others are
 // filled in all the same, so that a source can still choose a partition.
 func (ev *Event) Scan() *RejectError {
 	s := scanner{ev: ev}
-	gjson.ParseBytes(ev.Raw).ForEach(s.field)
+	gjson.Parse(text(ev.Raw)).ForEach(s.field)
 	if ev.Traits == nil {
 		ev.Traits = s.contextTraits
 	}

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"strings"
 	"time"
@@ -50,9 +51,9 @@ func (m *Message) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `{"type":"`...)
 	dst = append(dst, m.Type...)
 	dst = append(dst, `","timestamp":"`...)
-	dst = m.Timestamp.UTC().AppendFormat(dst, TimeFormat)
+	dst = AppendTime(dst, m.Timestamp)
 	dst = append(dst, `","v":1,"id":"`...)
-	dst = appendID(dst, m.ID)
+	dst = AppendID(dst, m.ID)
 	dst = append(dst, `","data":`...)
 	dst = append(dst, m.Data...)
 	if m.Meta != nil {
@@ -87,25 +88,36 @@ func ParseMessage(key, value []byte) (*Message, error) {
 // TimeFormat is how times are written in messages: UTC, milliseconds.
 const TimeFormat = "2006-01-02T15:04:05.000Z"
 
-func appendID(dst []byte, id ID) []byte {
-	var b [36]byte
-	copy(b[:], id.String())
-	return append(dst, b[:]...)
+// AppendTime appends t in TimeFormat. Go has a fast path for RFC 3339, of which TimeFormat is one form.
+func AppendTime(dst []byte, t time.Time) []byte {
+	t = t.UTC()
+	dst = t.AppendFormat(dst, time.RFC3339)
+	ms := t.Nanosecond() / 1e6
+	return append(dst[:len(dst)-1], '.', byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z')
+}
+
+// AppendID appends the 36 characters of an id.
+func AppendID(dst []byte, id ID) []byte {
+	for i, end := range [...]int{4, 6, 8, 10, 16} {
+		start := [...]int{0, 4, 6, 8, 10}[i]
+		if start > 0 {
+			dst = append(dst, '-')
+		}
+		dst = hex.AppendEncode(dst, id[start:end])
+	}
+	return dst
 }
 
 // HashID returns the UUID of version 8 that stands for the parts: the same parts give the same id in every process and
 // after every replay. Parts are length-prefixed, so ("a", "bc") and ("ab", "c") differ.
 func HashID(parts ...[]byte) ID {
-	h := sha256.New()
-	var n [4]byte
+	var buf [256]byte
+	b := buf[:0]
 	for _, p := range parts {
-		binary.BigEndian.PutUint32(n[:], uint32(len(p)))
-		h.Write(n[:])
-		h.Write(p)
+		b = append(binary.BigEndian.AppendUint32(b, uint32(len(p))), p...)
 	}
-	var id ID
-	copy(id[:], h.Sum(nil))
-	return versioned(id)
+	sum := sha256.Sum256(b)
+	return versioned(ID(sum[:16]))
 }
 
 // versioned stamps version 8 and the RFC variant.

@@ -72,28 +72,28 @@ func (p Path) Of(ev *Event) any {
 	case partField:
 		return p.field(ev)
 	case partProperties:
-		return value(gjson.GetBytes(ev.Properties, p.keys))
+		return value(gjson.Get(text(ev.Properties), p.keys))
 	case partTraits:
-		return value(gjson.GetBytes(ev.Traits, p.keys))
+		return value(gjson.Get(text(ev.Traits), p.keys))
 	}
-	if r := gjson.GetBytes(ev.Raw, "context."+p.keys); r.Exists() || ev.Context == nil {
+	if r := gjson.Get(text(ev.OwnContext), p.keys); r.Exists() || ev.Context == nil {
 		return value(r)
 	}
-	return value(gjson.GetBytes(ev.Context, p.keys))
+	return value(gjson.Get(text(ev.Context), p.keys))
 }
 
 // Result is like Of, with the literal text of numbers kept: money is read from it without going through a float.
 func (p Path) Result(ev *Event) gjson.Result {
 	switch p.part {
 	case partProperties:
-		return gjson.GetBytes(ev.Properties, p.keys)
+		return gjson.Get(text(ev.Properties), p.keys)
 	case partTraits:
-		return gjson.GetBytes(ev.Traits, p.keys)
+		return gjson.Get(text(ev.Traits), p.keys)
 	case partContext:
-		if r := gjson.GetBytes(ev.Raw, "context."+p.keys); r.Exists() || ev.Context == nil {
+		if r := gjson.Get(text(ev.OwnContext), p.keys); r.Exists() || ev.Context == nil {
 			return r
 		}
-		return gjson.GetBytes(ev.Context, p.keys)
+		return gjson.Get(text(ev.Context), p.keys)
 	}
 	if text, ok := p.field(ev).(string); ok {
 		return gjson.Result{Type: gjson.String, Str: text}

@@ -1,9 +1,6 @@
 package pipeline
 
-import (
-	"fmt"
-	"time"
-)
+import "time"
 
 // Profile is what the stages after `profile` and the engine see of one person. It is made anew for each event; State is the
 // live object behind it.
@@ -84,4 +81,4 @@ func Sequence(turn, number uint64) uint64 { return turn<<32 | number&0xffffffff 
 func Millis(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
 
 // TopicName is the name of a pipeline's topic: "<pipeline>.<name>".
-func TopicName(pipeline, name string) string { return fmt.Sprintf("%s.%s", pipeline, name) }
+func TopicName(pipeline, name string) string { return pipeline + "." + name }

@@ -2,12 +2,13 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/tidwall/gjson"
 
 	"github.com/millstream-io/millstream/pipeline"
 	"github.com/millstream-io/millstream/pipeline/state"
@@ -35,6 +36,8 @@ type profileJob struct {
 	updates map[pipeline.ID]*update
 	order   []pipeline.ID // of updates, by first change
 	undone  bool          // an event was rolled back: profiles seen before it may be gone
+
+	key, value, data, meta []byte // scratch
 }
 
 // update is what is still to be told of a profile in this transaction.
@@ -79,7 +82,8 @@ func (j *profileJob) process(ctx context.Context, w *work) error {
 			return err
 		}
 	}
-	return j.tellUpdates()
+	j.tellUpdates()
+	return nil
 }
 
 func (j *profileJob) one(ctx context.Context, r *pipeline.Record) error {
@@ -119,9 +123,14 @@ func (j *profileJob) note(ev *pipeline.Event) {
 // tell produces the messages of one event.
 func (j *profileJob) tell(messages []pipeline.Message) {
 	for i := range messages {
-		m := &messages[i]
-		j.work.out = append(j.work.out, pipeline.Record{Topic: "changes", Partition: -1, Key: []byte(m.ProfileID.String()), Value: m.AppendJSON(nil)})
+		j.tellOne(&messages[i])
 	}
+}
+
+func (j *profileJob) tellOne(m *pipeline.Message) {
+	w := j.work
+	j.key, j.value = pipeline.AppendID(j.key[:0], m.ProfileID), m.AppendJSON(j.value[:0])
+	w.out = append(w.out, pipeline.Record{Topic: "changes", Partition: -1, Key: w.tx.Keep(j.key), Value: w.tx.Keep(j.value)})
 }
 
 // lookAgain evaluates the changed profiles once more after a rollback, which made the objects that were noted invalid.
@@ -138,24 +147,28 @@ func (j *profileJob) lookAgain(ctx context.Context) error {
 }
 
 // tellUpdates produces one profile.created or profile.updated for each profile that changed.
-func (j *profileJob) tellUpdates() error {
+func (j *profileJob) tellUpdates() {
 	for _, id := range j.order {
 		u := j.updates[id]
 		slices.Sort(u.changed)
-		changed, err := json.Marshal(u.changed)
-		if err != nil {
-			return fmt.Errorf("encode the names that changed: %w", err)
-		}
 		m := pipeline.Message{Type: pipeline.ProfileUpdated, Timestamp: pipeline.Millis(j.work.now), ProfileID: id}
 		if u.created {
 			m.Type = pipeline.ProfileCreated
 		}
-		sequence := strconv.AppendUint(nil, pipeline.Sequence(u.profile.Turn, u.profile.Version), 10)
-		m.ID = pipeline.HashID([]byte("profile.updated"), id[:], sequence)
-		m.Data = append(u.profile.AppendJSON([]byte(`{"profile":`)), `,"changed":`...)
-		m.Data = append(append(m.Data, changed...), '}')
-		m.Meta = append(append([]byte(`{"version":`), sequence...), '}')
-		j.work.out = append(j.work.out, pipeline.Record{Topic: "changes", Partition: -1, Key: []byte(id.String()), Value: m.AppendJSON(nil)})
+		j.meta = append(j.meta[:0], `{"version":`...)
+		start := len(j.meta)
+		j.meta = strconv.AppendUint(j.meta, pipeline.Sequence(u.profile.Turn, u.profile.Version), 10)
+		m.ID = pipeline.HashID([]byte("profile.updated"), id[:], j.meta[start:])
+		j.meta = append(j.meta, '}')
+		j.data = append(u.profile.AppendJSON(append(j.data[:0], `{"profile":`...)), `,"changed":[`...)
+		for i, name := range u.changed {
+			if i > 0 {
+				j.data = append(j.data, ',')
+			}
+			j.data = gjson.AppendJSONString(j.data, name)
+		}
+		j.data = append(j.data, `]}`...)
+		m.Data, m.Meta = j.data, j.meta
+		j.tellOne(&m)
 	}
-	return nil
 }

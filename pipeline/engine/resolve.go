@@ -12,7 +12,7 @@ import (
 
 // Limits of one transaction of a stage task. An interval that brings more is several transactions.
 const (
-	batchBytes   = 4 << 20
+	batchBytes   = 1 << 20
 	batchRecords = 20_000
 )
 
@@ -38,6 +38,8 @@ type resolveJob struct {
 	chain *chain
 	work  *work
 	ev    pipeline.Event // reused
+
+	scratch []byte
 }
 
 func newResolveJob(e *engine) *resolveJob {
@@ -83,12 +85,15 @@ func (j *resolveJob) one(ctx context.Context, r *pipeline.Record) error {
 
 // out takes an event after the last stage. Events of nobody are spread by their message id.
 func (j *resolveJob) out(ev *pipeline.Event) error {
-	key := ev.MessageID
+	w := j.work
 	if ev.Canonical != (pipeline.ID{}) {
-		key = ev.Canonical.String()
+		j.scratch = pipeline.AppendID(j.scratch[:0], ev.Canonical)
+	} else {
+		j.scratch = append(j.scratch[:0], ev.MessageID...)
 	}
-	value := pipeline.AppendResolved(make([]byte, 0, len(ev.Raw)+256), ev, j.plan.Hash)
-	j.work.out = append(j.work.out, pipeline.Record{Topic: "resolved", Partition: -1, Key: []byte(key), Value: value})
+	key := w.tx.Keep(j.scratch)
+	j.scratch = pipeline.AppendResolved(j.scratch[:0], ev, j.plan.Hash)
+	w.out = append(w.out, pipeline.Record{Topic: "resolved", Partition: -1, Key: key, Value: w.tx.Keep(j.scratch)})
 	return nil
 }
 

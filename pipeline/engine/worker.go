@@ -58,8 +58,9 @@ type worker struct {
 	part      *state.Partition
 	kafka     *broker.Transactions
 	job       job
-	pos       state.Position // of the last commit
-	refreshed time.Time      // when pos.Changelog was last brought up to date
+	pos       state.Position    // of the last commit
+	records   []pipeline.Record // memory for work.out
+	refreshed time.Time         // when pos.Changelog was last brought up to date
 }
 
 var (
@@ -250,6 +251,8 @@ func (w *worker) work(ctx context.Context, b *pipeline.Batch) error {
 	}
 	w.pos = next
 	w.Counters.committed(w.task.name, k)
+	clear(k.out)
+	w.records = k.out
 	w.Step("stored")
 	return nil
 }
@@ -264,7 +267,7 @@ func (w *worker) process(ctx context.Context, b *pipeline.Batch) (*work, error) 
 				return nil, err
 			}
 		}
-		k := &work{tx: w.part.Begin(), batch: b, now: w.pos.StreamTime}
+		k := &work{tx: w.part.Begin(), batch: b, now: w.pos.StreamTime, out: w.records[:0]}
 		if err = w.job.process(ctx, k); err == nil {
 			return k, nil
 		}

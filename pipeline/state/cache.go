@@ -2,6 +2,7 @@ package state
 
 import (
 	"encoding/binary"
+	"unsafe"
 
 	"github.com/dgraph-io/ristretto/v2"
 
@@ -14,6 +15,7 @@ type decoded struct {
 	key    string // epoch, stage and key
 	object pipeline.Folded
 	number uint64 // of the last update folded into object
+	cost   int64  // in bytes, as the cache was last told
 	stale  bool   // object holds what was not committed: never to be used again
 }
 
@@ -51,8 +53,16 @@ func (c *decodedCache) get(key []byte) *decoded {
 	return d
 }
 
-func (c *decodedCache) set(key []byte, d *decoded) {
-	c.cache.Set(key, d, int64(d.object.Size()+len(key)+decodedOverhead))
+// set hands a decoded value over and says whether wait must follow. A value that came from the cache is told again only when
+// its size has changed by an eighth; if the cache has dropped it meanwhile, the next transaction decodes it.
+func (c *decodedCache) set(d *decoded) bool {
+	cost := int64(d.object.Size() + len(d.key) + decodedOverhead)
+	if d.cost-d.cost/8 <= cost && cost <= d.cost+d.cost/8 {
+		return false
+	}
+	d.cost = cost
+	c.cache.Set(unsafe.Slice(unsafe.StringData(d.key), len(d.key)), d, cost) // hashes the key and forgets it
+	return true
 }
 
 // wait returns when everything that was set is there, or was refused.

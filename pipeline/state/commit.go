@@ -199,13 +199,14 @@ func (t *Transaction) fillCache() {
 			if e.object == nil || absent || cached {
 				continue
 			}
-			p.scratch = appendDecodedKey(p.scratch[:0], p.epoch, space.stage, e.key())
 			if e.cached == nil {
+				p.scratch = appendDecodedKey(p.scratch[:0], p.epoch, space.stage, e.key())
 				e.cached = &decoded{key: string(p.scratch), object: e.object}
 			}
 			e.cached.number = e.number
-			p.store.decoded.set(p.scratch, e.cached)
-			some = true
+			if p.store.decoded.set(e.cached) {
+				some = true
+			}
 		}
 	}
 	if some {

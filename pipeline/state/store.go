@@ -28,12 +28,13 @@ const (
 
 // Options of a store. The zero value is usable.
 type Options struct {
-	// CacheBytes bounds the decoded folded values of all partitions, in bytes; 64 MiB if zero.
+	// CacheBytes bounds the decoded folded values of all partitions, in bytes; 128 MiB if zero.
 	CacheBytes int64
-	// MemtableBytes is the size of one Pebble memtable, of which up to four exist; 16 MiB if zero. Larger ones are slower for
-	// small keys.
+	// MemtableBytes is the size of one Pebble memtable, of which two and for moments up to four exist; 16 MiB if zero. Larger
+	// ones are slower for small keys.
 	MemtableBytes uint64
-	// Blocks is the cache of Pebble's blocks, which stores of one process share; nil gives the store 32 MiB of its own.
+	// Blocks is the cache of Pebble's blocks, which stores of one process share; nil gives the store one of its own, of 32 MiB
+	// beside the memtables.
 	Blocks *BlockCache
 	// Retention of the changelog topic.
 	Retention Retention
@@ -47,9 +48,10 @@ type Options struct {
 }
 
 const (
-	defaultCacheBytes    = 64 << 20
+	defaultCacheBytes    = 128 << 20
 	defaultMemtableBytes = 16 << 20
 	defaultBlockBytes    = 32 << 20
+	memtables            = 4 // at most: then writing waits
 
 	markerName    = "FORMAT"
 	markerPrefix  = "millstream state "
@@ -59,7 +61,9 @@ const (
 	topicKeyStart = "\x00t"
 )
 
-// BlockCache is a cache of Pebble's blocks that several stores share.
+// BlockCache is a cache of Pebble's blocks that several stores share. Pebble takes the memory of the memtables from it: of N
+// bytes, with two memtables per store, N − 2 · stores · MemtableBytes are left for blocks. Without any left every read of a
+// block goes to the disk.
 type BlockCache struct{ cache *pebble.Cache }
 
 // NewBlockCache returns a cache of that many bytes. Release it after the last store that uses it is closed.
@@ -147,7 +151,9 @@ func (s *Store) open() (err error) {
 	if err := s.readTopics(); err != nil {
 		return err
 	}
-	s.decoded, err = newDecodedCache(s.options.CacheBytes)
+	if s.options.Retention == Compacted { // else there are no folded values
+		s.decoded, err = newDecodedCache(s.options.CacheBytes)
+	}
 	return err
 }
 
@@ -223,11 +229,11 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		Merger:                      newMerger(),
 		FormatMajorVersion:          pebble.FormatTableFormatV6,
 		MemTableSize:                s.options.MemtableBytes,
-		MemTableStopWritesThreshold: 4,
+		MemTableStopWritesThreshold: memtables,
 		CompactionConcurrencyRange:  func() (lower, upper int) { return 1, 2 },
 		Logger:                      pebbleLogger{log: s.options.Logger.With("store", s.dir)},
 	}
-	o.CacheSize = defaultBlockBytes
+	o.CacheSize = memtables*int64(s.options.MemtableBytes) + defaultBlockBytes
 	if s.options.Blocks != nil {
 		o.Cache = s.options.Blocks.cache
 	}
@@ -335,7 +341,9 @@ func (s *Store) Close() error {
 		return fmt.Errorf("close state store %s: %s-%d: %w", s.dir, who.topic, who.partition, ErrInUse)
 	}
 	s.closed = true
-	s.decoded.close()
+	if s.decoded != nil {
+		s.decoded.close()
+	}
 	if err := errors.Join(s.db.Close(), s.lock.Close()); err != nil {
 		return fmt.Errorf("close state store %s: %w", s.dir, err)
 	}

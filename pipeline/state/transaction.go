@@ -76,6 +76,14 @@ func (t *Transaction) RollbackToSavepoint() {
 	}
 }
 
+// Keep copies b into the memory of the transaction, which the next one uses again: the copy stays as it is until Commit, and
+// for ever if the transaction is discarded after Changelog.
+func (t *Transaction) Keep(b []byte) []byte {
+	kept := t.p.overlay.bytes.take(len(b))
+	copy(kept, b)
+	return kept
+}
+
 // Err returns the first error of a Set or Delete since the savepoint: a *pipeline.RejectError if a key or value is longer
 // than pipeline.Tx allows, else an error of the store. The engine asks after every event; Changelog returns it too.
 func (t *Transaction) Err() error { return t.err }

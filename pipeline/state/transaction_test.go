@@ -373,3 +373,38 @@ func keysOf(log []pipeline.Record) []string {
 	}
 	return keys
 }
+
+// What Keep returned is still being sent when a transaction is given up after its changelog; after Commit nobody reads it.
+func TestKeep(t *testing.T) {
+	p := openMem(t, Options{Retention: DeletedByTime})
+	tx := p.Begin()
+	b := []byte("first")
+	first := tx.Keep(b)
+	b[0] = 'x'
+	tx.Savepoint()
+	set(tx.Stage(1), "k", "v")
+	tx.RollbackToSavepoint()
+	second := tx.Keep([]byte("second"))
+	if err := tx.Changelog(Position{}, func(_, _ []byte) {}); err != nil {
+		t.Fatal(err)
+	}
+	tx.Discard()
+	tx = p.Begin()
+	for range 100 {
+		tx.Keep([]byte("other bytes"))
+	}
+	want(t, "kept", string(first), "first")
+	want(t, "kept after a rollback", string(second), "second")
+	tx.Discard()
+
+	// The memory is used again.
+	if n := testing.AllocsPerRun(20, func() {
+		tx := p.Begin()
+		for range 1000 {
+			tx.Keep(b)
+		}
+		commit(t, tx, Position{})
+	}); n > 100 {
+		t.Errorf("%v allocations for a transaction that keeps 1,000 values", n)
+	}
+}

@@ -39,7 +39,7 @@ func (s *sink) body(m *pipeline.Message) ([]byte, error) {
 	b = append(b, `{"type":`...)
 	b = strconv.AppendQuote(b, m.Type)
 	b = append(b, `,"timestamp":"`...)
-	b = m.Timestamp.UTC().AppendFormat(b, pipeline.TimeFormat)
+	b = pipeline.AppendTime(b, m.Timestamp)
 	b = append(b, `","v":`...)
 	b = strconv.AppendInt(b, pipeline.MessageVersion, 10)
 	b = append(b, `,"data":`...)

@@ -23,8 +23,16 @@ func (v *view) Value(name string) any {
 		return v.trait(key)
 	}
 	if i, ok := v.plan.byName[name]; ok {
-		a := &v.plan.attributes[i]
-		return v.state.aggregate(a.name, a.op).any()
+		return v.aggregate(i, i).any()
+	}
+	return nil
+}
+
+// aggregate is the content of an attribute, nil if there is none; guess is where it may stand in the state.
+func (v *view) aggregate(attribute, guess int) *aggregate {
+	a := &v.plan.attributes[attribute]
+	if i, ok := v.state.findAggregate(a.name, a.op, guess); ok {
+		return &v.state.aggregates[i]
 	}
 	return nil
 }
@@ -78,17 +86,20 @@ func member(r gjson.Result, key string) (found gjson.Result) {
 // AppendDocument appends the profile as receivers see it. Keys are sorted, so equal profiles are equal bytes.
 func (v *view) AppendDocument(dst []byte, p *pipeline.Profile) []byte {
 	dst = append(dst, `{"profile_id":"`...)
-	dst = append(dst, p.ID.String()...)
+	dst = pipeline.AppendID(dst, p.ID)
 	dst = append(dst, `","previous_ids":[],"identifiers":{`...)
 	dst = v.appendIdentifiers(dst)
 	dst = append(dst, `},"traits":{`...)
 	dst = v.appendTraits(dst)
 	dst = append(dst, `},"aggregates":{`...)
-	first := true
+	first, next := true, 0
 	for i := range v.plan.attributes {
-		a := &v.plan.attributes[i]
-		if x := v.state.aggregate(a.name, a.op); x != nil && x.isNumber() {
-			dst = appendKey(dst, a.name, &first)
+		x := v.aggregate(i, next)
+		if x != nil {
+			next++
+		}
+		if x != nil && x.isNumber() {
+			dst = appendKey(dst, x.name, &first)
 			dst = x.appendJSON(dst)
 		}
 	}
@@ -102,9 +113,9 @@ func (v *view) AppendDocument(dst []byte, p *pipeline.Profile) []byte {
 	dst = append(dst, `],"scores":{`...)
 	dst = appendScores(dst, p.Scores)
 	dst = append(dst, `},"first_seen":"`...)
-	dst = pipeline.Millis(v.state.first).AppendFormat(dst, pipeline.TimeFormat)
+	dst = pipeline.AppendTime(dst, pipeline.Millis(v.state.first))
 	dst = append(dst, `","last_seen":"`...)
-	dst = pipeline.Millis(v.state.last).AppendFormat(dst, pipeline.TimeFormat)
+	dst = pipeline.AppendTime(dst, pipeline.Millis(v.state.last))
 	return append(dst, `"}`...)
 }
 
@@ -133,8 +144,7 @@ func (v *view) appendTraits(dst []byte) []byte {
 	first := true
 	next := 0 // attribute
 	text := func(i int) *aggregate {
-		a := &v.plan.attributes[i]
-		if x := v.state.aggregate(a.name, a.op); x != nil && !x.isNumber() && x.value.kind != kindNone {
+		if x := v.aggregate(i, i); x != nil && !x.isNumber() && x.value.kind != kindNone {
 			return x
 		}
 		return nil

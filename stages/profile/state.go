@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"github.com/millstream-io/millstream/pipeline"
 )
@@ -66,17 +67,17 @@ func (s *state) empty() bool { return s.first > s.last }
 
 // Size estimates the memory, and is never below the encoded length.
 func (s *state) Size() int {
-	n := 160
+	n := int(unsafe.Sizeof(*s))
 	for i := range s.identifiers {
-		n += 64 + len(s.identifiers[i].typ) + len(s.identifiers[i].value)
+		n += int(unsafe.Sizeof(identifier{})) + len(s.identifiers[i].typ) + len(s.identifiers[i].value)
 	}
 	for i := range s.traits {
 		t := &s.traits[i]
-		n += 96 + len(t.name) + len(t.at.id) + len(t.value.text)
+		n += int(unsafe.Sizeof(*t)) + len(t.name) + len(t.at.id) + len(t.value.text)
 	}
 	for i := range s.aggregates {
 		a := &s.aggregates[i]
-		n += 128 + len(a.name) + len(a.at.id) + len(a.value.text)
+		n += int(unsafe.Sizeof(*a)) + len(a.name) + len(a.at.id) + len(a.value.text)
 		if a.set != nil {
 			n += 64 + 8*cap(a.set.hashes) + len(a.set.registers)
 		}
@@ -159,14 +160,6 @@ func (s *state) addIdentifier(typ, value string, ms int64) {
 	if last, n := s.lastOfType(typ); n > maxPerType {
 		s.identifiers = slices.Delete(s.identifiers, last, last+1)
 	}
-}
-
-// aggregate returns the content of an attribute, nil if there is none yet.
-func (s *state) aggregate(name string, o op) *aggregate {
-	if i, ok := s.findAggregate(name, o, 0); ok {
-		return &s.aggregates[i]
-	}
-	return nil
 }
 
 // findAggregate looks at the place guess first: who goes through many attributes does so in the order of their names.
