@@ -67,7 +67,7 @@ The exit status is 1 if an event was lost or doubled.`,
 	c.Flags().Uint64Var(&o.seed, "seed", 1, "another seed is another population")
 	c.Flags().StringVar(&o.data, "data", "", "folder for state and embedded servers (default: a temporary one)")
 	c.Flags().BoolVar(&o.exit, "exit", false, "end after the comparison instead of staying up")
-	c.Flags().BoolVar(&o.json, "json", false, "print the comparison as one JSON object, and progress only as errors")
+	c.Flags().BoolVar(&o.json, "json", false, "print the comparison as one JSON object instead of text")
 	return c
 }
 

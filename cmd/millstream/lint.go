@@ -21,7 +21,8 @@ func lintCommand() *cobra.Command {
 		Use:     "lint [pipeline.yaml]",
 		GroupID: "pipeline",
 		Short:   "Check a pipeline: every mistake, with its line and column",
-		Long: `Checks the YAML, its names, types and expressions, without touching files or the network.
+		Long: `Checks the YAML, its names, types and expressions. Of other files it reads only the secrets that
+the YAML names (${file:PATH}), and it needs no network; variables must be set as for "run".
 Every mistake is shown with file:line:column; the exit status is 1 if there is one.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {

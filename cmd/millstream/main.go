@@ -67,10 +67,10 @@ func run(ctx context.Context, args []string) int {
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "millstream",
-		Short: "Turn customer events into profiles, segments, ClickHouse rows and signed webhooks, exactly once",
+		Short: "Turn customer events into profiles, segments, ClickHouse rows and signed webhooks",
 		Long: `Millstream runs a pipeline that is described in a YAML file: events from SDKs and files are
-cleaned, deduplicated and folded into profiles; segments follow live; ClickHouse and
-webhooks get every change exactly once.
+cleaned, deduplicated and folded into profiles; segments follow live. Each event counts once
+in profiles, segments and ClickHouse; webhooks arrive at least once, under one constant id.
 
 A laptop needs nothing else: broker and ClickHouse are embedded by default.
 

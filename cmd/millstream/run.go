@@ -37,7 +37,8 @@ func runCommand() *cobra.Command {
 		GroupID: "pipeline",
 		Short:   "Run a pipeline until Ctrl-C",
 		Long: `Runs the pipeline until it is interrupted, then drains: sources finish what they have accepted,
-and what is in work is committed. Nothing is lost or doubled by a kill at any moment.
+and what is in work is committed. A second Ctrl-C ends it at once. A kill at any moment loses
+nothing and counts nothing twice; a webhook may be sent again, under the same id.
 
 What it opened is said on standard error, one line each. Broker and ClickHouse are embedded
 unless the YAML names others; a service that is away is waited for.`,
