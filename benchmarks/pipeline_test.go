@@ -37,48 +37,56 @@ func BenchmarkPipeline(b *testing.B) {
 		exact.report(b)
 		exact.over(b, bare, "copy")
 	})
-	for _, people := range []int{1_000, 100_000} {
-		b.Run(fmt.Sprintf("people=%d", people), func(b *testing.B) {
+	for _, w := range []struct{ people, visit int }{{1_000, 10}, {100_000, 10}, {100_000, 1}} {
+		b.Run(fmt.Sprintf("people=%d/visit=%d", w.people, w.visit), func(b *testing.B) {
 			var f figures
 			for range b.N {
-				f = runPipeline(ctx, b, addrs, people)
+				f = runPipeline(ctx, b, addrs, w.people, w.visit)
 			}
 			f.report(b)
 			f.over(b, bare, "copy")
 			f.over(b, exact, "exactly-once-copy")
 			f.over(b, small, "1k-people")
-			if people == 1_000 {
+			if w.people == 1_000 {
 				small = f
 			}
 		})
 	}
 }
 
-// runPipeline measures the engine from its start until every event is committed in the profile task.
-func runPipeline(ctx context.Context, b *testing.B, addrs []string, people int) figures {
+// runPipeline measures the engine from the moment at which it has seen everybody once and the events begin to flow, until
+// each of them is committed in the profile task.
+func runPipeline(ctx context.Context, b *testing.B, addrs []string, people, visit int) figures {
 	b.Helper()
 	plan := load(b, strings.ReplaceAll(testenv.Name(b), "=", "-"))
 	c := dial(ctx, b, addrs)
-	t := newTraffic(events, people)
-	t.preload(ctx, b, c, pipeline.TopicName(plan.Name, "events"), plan.Partitions)
-	unique, orders := t.unique, t.orders
+	topic := pipeline.TopicName(plan.Name, "events")
+	check(b, c.EnsureTopics(ctx, []broker.Topic{{Name: topic, Partitions: plan.Partitions}}))
+	warm := max(people, 20_000)
+	t := newTraffic(warm, events, people, visit)
+	t.hold(ctx, b, c, topic, t.records[:warm])()
 
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	counters := &engine.Counters{}
 	ended := make(chan error, 1)
-	m := startMeter()
 	go func() {
 		ended <- engine.Run(running, plan, engine.Options{Cluster: c, Data: b.TempDir(), Logger: logger(), Counters: counters})
 	}()
-	await(ctx, b, ended, func() bool { return counters.Read().In[pipeline.TaskProfile] >= int64(unique) })
+	profiled := func() int { return int(counters.Read().In[pipeline.TaskProfile]) }
+	await(ctx, b, ended, func() bool { return profiled() >= warm })
+	release := t.hold(ctx, b, c, topic, t.records[warm:])
+	sent, unique, orders := len(t.records), t.unique, t.orders
+	m := startMeter()
+	release()
+	await(ctx, b, ended, func() bool { return profiled() >= unique })
 	f := m.stop(events)
 	stop()
 	check(b, <-ended)
 
 	n := counters.Read()
-	if n.In[pipeline.TaskResolve] != events || n.In[pipeline.TaskProfile] != int64(unique) || n.Dropped["dedup/duplicate"] != int64(events-unique) || len(n.Dead) > 0 {
-		b.Fatalf("sent %d events, %d unique; counted %+v", events, unique, n)
+	if n.In[pipeline.TaskResolve] != int64(sent) || n.In[pipeline.TaskProfile] != int64(unique) || n.Dropped["dedup/duplicate"] != int64(sent-unique) || len(n.Dead) > 0 {
+		b.Fatalf("sent %d events, %d unique; counted %+v", sent, unique, n)
 	}
 	if gotEvents, gotOrders := totals(ctx, b, c, plan); gotEvents != unique || gotOrders != orders {
 		b.Fatalf("the profiles say %d events and %d orders, sent were %d and %d", gotEvents, gotOrders, unique, orders)

@@ -23,7 +23,9 @@ func TestAppendTimeIsTheFormat(t *testing.T) {
 }
 
 func TestAppendIDIsItsText(t *testing.T) {
-	same := func(id [16]byte) bool { return string(pipeline.AppendID([]byte("x"), id)) == "x"+pipeline.ID(id).String() }
+	same := func(id [16]byte) bool {
+		return string(pipeline.AppendID([]byte("x"), id)) == "x"+pipeline.ID(id).String()
+	}
 	if err := quick.Check(same, nil); err != nil {
 		t.Error(err)
 	}

@@ -2,6 +2,7 @@ package state
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -153,7 +154,7 @@ func BenchmarkOverlay(b *testing.B) {
 			batch := db.NewIndexedBatch()
 			for i := range eventsPerCommit {
 				key = dedupKey(key, i)
-				if _, _, err := batch.Get(key); err != pebble.ErrNotFound {
+				if _, _, err := batch.Get(key); !errors.Is(err, pebble.ErrNotFound) {
 					b.Fatal(err)
 				}
 				if err := batch.Set(key, key, nil); err != nil {
