@@ -240,6 +240,7 @@ func (s *Store) pebbleOptions() *pebble.Options {
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 		o.Levels[i].BlockSize = 8 << 10
+		o.Levels[i].IndexBlockSize = 256 << 10 // one level of index: 7 % less CPU per read and update of 100,000 profiles
 	}
 	return o
 }
