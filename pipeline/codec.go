@@ -78,6 +78,9 @@ const maxMillis = math.MaxInt64 / int64(time.Millisecond)
 //	8 bytes   configuration hash, big endian
 //	uvarint   number of identifiers; each: code byte, string name, string value
 //	strings   source, message id, replay, the batch's sentAt; bytes: batch context (uvarint length, then the bytes)
+//	          then what Scan found, so that no reader scans again:
+//	strings   type, name, user id, anonymous id, group id, previous id, channel, timestamp, sentAt, originalTimestamp, library
+//	uvarints  start and length, in the event's own bytes, of properties, traits, context; length 0: absent
 //	rest      the event's own bytes
 const (
 	resolvedFormat = 1
@@ -120,11 +123,27 @@ func AppendResolved(dst []byte, ev *Event, config uint64) []byte {
 	dst = appendString(dst, ev.Replay)
 	dst = appendString(dst, ev.SentAt)
 	dst = appendString(dst, text(ev.Context))
+	for _, s := range ev.envelope() {
+		dst = appendString(dst, *s)
+	}
+	for _, part := range [...][]byte{ev.Properties, ev.Traits, ev.OwnContext} {
+		start := 0
+		if part != nil {
+			start = cap(ev.Raw) - cap(part) // a sub-slice ends where the whole ends
+		}
+		dst = binary.AppendUvarint(binary.AppendUvarint(dst, uint64(start)), uint64(len(part)))
+	}
 	return append(dst, ev.Raw...)
 }
 
-// ParseResolved reads a record of `resolved` into ev, Scan included, and returns the configuration hash. The ids of the
-// identifiers are not filled in. A newer format is refused by name.
+// envelope is the strings that Scan finds.
+func (ev *Event) envelope() [11]*string {
+	return [...]*string{&ev.Type, &ev.Name, &ev.UserID, &ev.AnonymousID, &ev.GroupID, &ev.PreviousID, &ev.Channel, &ev.Timestamp,
+		&ev.OwnSentAt, &ev.Original, &ev.Library}
+}
+
+// ParseResolved reads a record of `resolved` into ev, with what Scan had found, and returns the configuration hash. The ids
+// of the identifiers are not filled in. A newer format is refused by name.
 func ParseResolved(r *Record, ev *Event) (config uint64, rej *RejectError) {
 	*ev = Event{Partition: r.Partition, Offset: r.Offset, Identifiers: ev.Identifiers[:0]}
 	d := decoder{b: r.Value}
@@ -155,11 +174,26 @@ func ParseResolved(r *Record, ev *Event) (config uint64, rej *RejectError) {
 	if c := d.take(int(min(d.uvarint(), math.MaxInt32))); len(c) > 0 {
 		ev.Context = c
 	}
+	for _, s := range ev.envelope() {
+		*s = d.string()
+	}
+	var parts [3]struct{ start, length uint64 }
+	for i := range parts {
+		parts[i].start, parts[i].length = d.uvarint(), d.uvarint()
+	}
+	ev.Raw = d.b
+	for i, dst := range [...]*[]byte{&ev.Properties, &ev.Traits, &ev.OwnContext} {
+		p := parts[i]
+		if p.start > uint64(len(ev.Raw)) || p.length > uint64(len(ev.Raw))-p.start {
+			d.err = fmt.Errorf("a part of the event is beyond its end")
+		} else if p.length > 0 {
+			*dst = ev.Raw[p.start : p.start+p.length]
+		}
+	}
 	if d.err != nil {
 		return 0, Reject("resolved_truncated", "the record ends in the middle of a field")
 	}
-	ev.Raw = d.b
-	return config, ev.Scan()
+	return config, nil
 }
 
 func appendString(dst []byte, s string) []byte {

@@ -35,6 +35,7 @@ func resolved(offset int64, raw string, change func(ev *pipeline.Event)) pipelin
 	if change != nil {
 		change(&ev)
 	}
+	_ = ev.Scan()
 	return pipeline.Record{Topic: "shop.resolved", Partition: 3, Offset: offset, Time: at("2026-08-01T10:00:01Z"), Key: []byte(ev.Canonical.String()),
 		Value: pipeline.AppendResolved(nil, &ev, 0xfeed)}
 }
