@@ -156,6 +156,8 @@ func (c Config) producer() *sarama.Config {
 	s.Producer.Partitioner = newPartitioner
 	s.Producer.MaxMessageBytes = c.MaxRecordBytes
 	s.Producer.Compression = codecs[c.Compression]
+	// Without a limit the library looks at all partitions for every record while a request is under way.
+	s.Producer.Flush.Frequency, s.Producer.Flush.Bytes = time.Millisecond, 512<<10
 	s.Producer.Retry.Max, s.Producer.Retry.Backoff = 10, 100*time.Millisecond
 	return s
 }

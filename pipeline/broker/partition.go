@@ -38,12 +38,16 @@ func (partitioner) RequiresConsistency() bool { return true }
 
 // outgoing makes the library's message. tag comes back with the acknowledgement.
 func outgoing(r *pipeline.Record, tag any) *sarama.ProducerMessage {
-	m := &sarama.ProducerMessage{Topic: r.Topic, Partition: r.Partition, Metadata: tag}
+	o := &struct { // one piece of memory
+		message    sarama.ProducerMessage
+		key, value sarama.ByteEncoder
+	}{sarama.ProducerMessage{Topic: r.Topic, Partition: r.Partition, Metadata: tag}, r.Key, r.Value}
+	m := &o.message
 	if r.Key != nil {
-		m.Key = sarama.ByteEncoder(r.Key)
+		m.Key = &o.key
 	}
 	if r.Value != nil { // nil is a tombstone, not an empty value
-		m.Value = sarama.ByteEncoder(r.Value)
+		m.Value = &o.value
 	}
 	if len(r.Headers) > 0 {
 		m.Headers = make([]sarama.RecordHeader, len(r.Headers))

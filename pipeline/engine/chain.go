@@ -80,12 +80,19 @@ func (s *step) run(ctx context.Context, ev *pipeline.Event) (err error) {
 			s.chain.logger.Error("stage panicked; the event is a dead letter", "stage", s.kind, "partition", ev.Partition, "offset", ev.Offset, "stack", string(debug.Stack()))
 			err = pipeline.Reject("panic", "the stage panicked on this event")
 		}
-		var r *pipeline.RejectError
-		if errors.As(err, &r) && r.Stage == "" {
-			r.Stage = s.kind
+		if err != nil {
+			s.sign(err)
 		}
 	}()
 	return s.stage.Process(ctx, s.tx, ev, s)
+}
+
+// sign puts the stage's name on a rejection that has none yet.
+func (s *step) sign(err error) {
+	var r *pipeline.RejectError
+	if errors.As(err, &r) && r.Stage == "" {
+		r.Stage = s.kind
+	}
 }
 
 // Event hands the event to the next stage.
