@@ -141,6 +141,7 @@ func (j *profileJob) lookAgain(ctx context.Context) error {
 		if err := j.chain.process(ctx, &j.ev); err != nil {
 			return fmt.Errorf("evaluate a profile again: %v", err) //nolint:errorlint // not a rejection any more: no event is to blame
 		}
+		j.tell(j.chain.messages)
 		j.note(&j.ev)
 	}
 	return nil
