@@ -37,8 +37,9 @@ func runCommand() *cobra.Command {
 		GroupID: "pipeline",
 		Short:   "Run a pipeline until Ctrl-C",
 		Long: `Runs the pipeline until it is interrupted, then drains: sources finish what they have accepted,
-and what is in work is committed. A second Ctrl-C ends it at once. A kill at any moment loses
-nothing and counts nothing twice; a webhook may be sent again, under the same id.
+and what is in work is committed; what takes longer than 10 s is left to the next start. A second
+Ctrl-C ends it at once. A kill at any moment loses nothing and counts nothing twice; a webhook may
+be sent again, under the same id.
 
 What it opened is said on standard error, one line each. Broker and ClickHouse are embedded
 unless the YAML names others; a service that is away is waited for.`,
@@ -100,8 +101,10 @@ func (s *services) run(ctx context.Context, plan *pipeline.Plan, wait time.Durat
 	}
 	// Embedded servers must outlive the drain, so they do not end with ctx.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	defer func() { err = errors.Join(err, s.close()) }()
+	defer func() {
+		stop() // also what is only starting
+		err = errors.Join(err, s.close())
+	}()
 	addresses := plan.Brokers
 	if len(addresses) == 0 {
 		if addresses, err = s.startBroker(background); err != nil {
@@ -116,8 +119,35 @@ func (s *services) run(ctx context.Context, plan *pipeline.Plan, wait time.Durat
 		}
 		return broker.Dial(ctx, broker.Config{Brokers: addresses, InstanceID: instance, Logger: s.logger})
 	}
-	return engine.Run(ctx, plan, engine.Options{Connect: connect, Data: s.data, Logger: s.logger, Say: s.say, Counters: counters, Step: killAt(os.Getenv("MILLSTREAM_KILL_AT")),
-		ClickHouse: func(context.Context) (string, error) { return s.startClickHouse(background) }})
+	options := engine.Options{Connect: connect, Data: s.data, Logger: s.logger, Say: s.say, Counters: counters, Grace: grace, Step: killAt(os.Getenv("MILLSTREAM_KILL_AT")),
+		ClickHouse: func(context.Context) (string, error) { return s.startClickHouse(background) }}
+	return endWithin(ctx, grace+unwinding, s.logger, func() error { return engine.Run(ctx, plan, options) })
+}
+
+// How long the end may take.
+const (
+	grace     = 10 * time.Second // for what is accepted and in hand; then the engine gives up what waits for Kafka
+	unwinding = 5 * time.Second  // for the engine to return after that, and for a webhook that is being sent
+)
+
+// endWithin is run, which is to return when ctx ends. If it has not done so after d it is left behind, as by a kill.
+func endWithin(ctx context.Context, d time.Duration, logger *slog.Logger, run func() error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- run() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-t.C:
+		logger.Error("the pipeline does not stop; the process ends without it. Nothing is lost: what is not committed is done again at the next start", "after", d)
+		return nil
+	}
 }
 
 func (s *services) startBroker(ctx context.Context) ([]string, error) {

@@ -32,13 +32,15 @@ func Dial(ctx context.Context, conf Config) (*Cluster, error) {
 	if err := conf.validate(); err != nil {
 		return nil, fmt.Errorf("check Kafka settings: %w", err)
 	}
+	conf.wire = newWire()
 	c := &Cluster{conf: conf}
 	err := c.retry(ctx, "waiting for Kafka at "+strings.Join(conf.Brokers, ","), func() error {
-		client, err := dialClient(ctx, conf.Brokers, conf.admin())
+		client, err := c.dialClient(ctx, conf.admin())
 		c.client = client
 		return err
 	})
 	if err != nil {
+		c.Cut() // what is still under way
 		return nil, fmt.Errorf("connect to Kafka at %s: %w", strings.Join(conf.Brokers, ","), err)
 	}
 	return c, nil
@@ -46,8 +48,8 @@ func Dial(ctx context.Context, conf Config) (*Cluster, error) {
 
 // dialClient makes a client, and gives up when ctx ends although the library would go on. The client that arrives too late
 // is closed.
-func dialClient(ctx context.Context, brokers []string, conf *sarama.Config) (sarama.Client, error) {
-	return within(ctx, func() (sarama.Client, error) { return sarama.NewClient(brokers, conf) },
+func (c *Cluster) dialClient(ctx context.Context, conf *sarama.Config) (sarama.Client, error) {
+	return within(ctx, func() (sarama.Client, error) { return c.newClient(conf) },
 		func(late sarama.Client) { _ = late.Close() })
 }
 
@@ -82,20 +84,20 @@ func (c *Cluster) Close() error { return c.client.Close() }
 // Ping asks a broker for the cluster's metadata: one round trip, at most about ten seconds.
 func (c *Cluster) Ping() error { return c.client.RefreshMetadata() }
 
-// retry calls f until it succeeds, fails for good, or ctx ends; in the last case the error names the last one of f too.
+// retry calls f until it succeeds, fails for good, or ctx ends or the wire is cut; then the error names the last one of f too.
 func (c *Cluster) retry(ctx context.Context, what string, f func() error) error {
 	wait := retryFirst
 	say := complaint{log: c.conf.Logger.Warn, what: what}
 	for {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+		if end := c.over(ctx); end != nil {
+			return end
 		}
 		err := f()
 		if err == nil || permanent(err) {
 			return err
 		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("%w (last: %w)", context.Cause(ctx), err)
+		if end := c.over(ctx); end != nil {
+			return fmt.Errorf("%w (last: %w)", end, err)
 		}
 		say.about(err)
 		if end := sleep(ctx, wait); end != nil {
@@ -103,6 +105,14 @@ func (c *Cluster) retry(ctx context.Context, what string, f func() error) error 
 		}
 		wait = min(2*wait, retryMost)
 	}
+}
+
+// over is why nothing is to be tried any more: ctx has ended or the wire is cut.
+func (c *Cluster) over(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return context.Cause(c.conf.wire.ctx)
 }
 
 // complaint writes the same trouble at most once per complainGap, and never for the first half second: most troubles are an

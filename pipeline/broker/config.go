@@ -21,6 +21,12 @@ const (
 	DefaultInFlightBytes      = 32 << 20
 )
 
+const (
+	dialTimeout      = 5 * time.Second
+	retryPause       = 100 * time.Millisecond // between the library's own retries
+	transactionPause = 10 * time.Millisecond
+)
+
 // Config says how to reach Kafka. Zero values stand for the defaults named at each field.
 type Config struct {
 	// Brokers are host:port addresses of the cluster; one that answers is enough.
@@ -50,6 +56,8 @@ type Config struct {
 	TLS *tls.Config
 	// Username and Password log in with SASL/PLAIN if a user is given.
 	Username, Password string
+
+	wire *wire // of the cluster
 }
 
 func (c Config) withDefaults() Config {
@@ -107,9 +115,10 @@ func (c Config) client() *sarama.Config {
 	s := sarama.NewConfig()
 	s.Version = sarama.V2_8_0_0
 	s.ClientID = c.ClientID
-	s.Metadata.Retry.Max, s.Metadata.Retry.Backoff = 10, 100*time.Millisecond
+	s.Metadata.Retry.Max, s.Metadata.Retry.Backoff, s.Metadata.Retry.BackoffFunc = 10, retryPause, c.wire.backoff(retryPause)
 	s.Metadata.AllowAutoTopicCreation = false
-	s.Net.DialTimeout, s.Net.ReadTimeout, s.Net.WriteTimeout = 5*time.Second, 10*time.Second, 10*time.Second
+	s.Net.ReadTimeout, s.Net.WriteTimeout = 10*time.Second, 10*time.Second
+	s.Net.Proxy.Enable, s.Net.Proxy.Dialer = true, c.wire // the library's one way in for a dialer
 	s.Consumer.IsolationLevel = sarama.ReadCommitted
 	if c.TLS != nil {
 		s.Net.TLS.Enable, s.Net.TLS.Config = true, c.TLS
@@ -158,7 +167,7 @@ func (c Config) producer() *sarama.Config {
 	s.Producer.Compression = codecs[c.Compression]
 	// Without a limit the library looks at all partitions for every record while a request is under way.
 	s.Producer.Flush.Frequency, s.Producer.Flush.Bytes = time.Millisecond, 512<<10
-	s.Producer.Retry.Max, s.Producer.Retry.Backoff = 10, 100*time.Millisecond
+	s.Producer.Retry.Max, s.Producer.Retry.Backoff, s.Producer.Retry.BackoffFunc = 10, retryPause, c.wire.backoff(retryPause)
 	return s
 }
 
@@ -167,15 +176,15 @@ func (c Config) transactions(id string) *sarama.Config {
 	s.Producer.Transaction.ID = id
 	s.Producer.Transaction.Timeout = c.TransactionTimeout
 	// The coordinator answers "concurrent transactions" for some milliseconds after each commit: ask again soon.
-	s.Producer.Transaction.Retry.Max, s.Producer.Transaction.Retry.Backoff = 500, 10*time.Millisecond
+	retry := &s.Producer.Transaction.Retry
+	retry.Max, retry.Backoff, retry.BackoffFunc = 500, transactionPause, c.wire.backoff(transactionPause)
 	return s
 }
 
 // source rides out an outage: what ends the library's retries is the number of metadata retries, not of produce retries.
 func (c Config) source() *sarama.Config {
 	s := c.producer()
-	s.Metadata.Retry.Backoff = 100 * time.Millisecond
-	s.Metadata.Retry.Max = int(c.Outage / s.Metadata.Retry.Backoff)
+	s.Metadata.Retry.Max = int(c.Outage / retryPause)
 	s.Producer.Retry.Max = s.Metadata.Retry.Max
 	return s
 }

@@ -58,17 +58,20 @@ type Assignment struct {
 // With an instance id the process keeps its place in the group for the session timeout after Join returned; without, the
 // others take over at once.
 func (c *Cluster) Join(ctx context.Context, group string, topics []string, own func(context.Context, Assignment) error) error {
-	var members sarama.ConsumerGroup
+	var cl sarama.Client
 	err := c.retry(ctx, "joining group "+group, func() (err error) {
-		members, err = within(ctx, func() (sarama.ConsumerGroup, error) {
-			return sarama.NewConsumerGroup(c.conf.Brokers, group, c.conf.membership())
-		}, func(late sarama.ConsumerGroup) { _ = late.Close() })
+		cl, err = c.dialClient(ctx, c.conf.membership())
 		return err
 	})
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
+		return fmt.Errorf("join group %s: %w", group, err)
+	}
+	defer func() { _ = cl.Close() }() // after its group, which says what went wrong
+	members, err := sarama.NewConsumerGroupFromClient(group, cl)
+	if err != nil {
 		return fmt.Errorf("join group %s: %w", group, err)
 	}
 	logged := make(chan struct{})
@@ -103,7 +106,7 @@ func (c *Cluster) consume(ctx context.Context, members sarama.ConsumerGroup, top
 		switch {
 		case errors.Is(err, sarama.ErrFencedInstancedId):
 			return fmt.Errorf("group %s, instance %s: %w", h.group, c.conf.InstanceID, ErrFenced)
-		case err != nil && ctx.Err() == nil && permanent(err):
+		case err != nil && ctx.Err() == nil && (permanent(err) || c.over(ctx) != nil):
 			return fmt.Errorf("join group %s: %w", h.group, err)
 		case err == nil || time.Since(begun) > complainGap:
 			wait, say = retryFirst, complaint{log: say.log, what: say.what}

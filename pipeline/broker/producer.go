@@ -212,7 +212,7 @@ func (p *Producer) producer(ctx context.Context) (*running, error) {
 		if err := p.c.Ping(); err != nil { // quickly: the producer's own client is made to wait for long
 			return err
 		}
-		r, err = within(ctx, func() (*running, error) { return open(p.c.conf) }, func(late *running) { late.discard() })
+		r, err = within(ctx, func() (*running, error) { return p.c.openRunning() }, func(late *running) { late.discard() })
 		return err
 	})
 	if err != nil {
@@ -231,8 +231,8 @@ func (p *Producer) producer(ctx context.Context) (*running, error) {
 	return r, nil
 }
 
-func open(conf Config) (*running, error) {
-	cl, err := sarama.NewClient(conf.Brokers, conf.source())
+func (c *Cluster) openRunning() (*running, error) {
+	cl, err := c.newClient(c.conf.source())
 	if err != nil {
 		return nil, err
 	}

@@ -72,7 +72,7 @@ func (t *Transactions) Reopen(ctx context.Context) error {
 
 // open makes the producer and its client: a client of its own, so that to close it ends whatever the producer waits for.
 func (t *Transactions) open(ctx context.Context) (*Transactions, error) {
-	cl, err := sarama.NewClient(t.c.conf.Brokers, t.c.conf.transactions(t.id))
+	cl, err := t.c.newClient(t.c.conf.transactions(t.id))
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@
 //	rangesink.go   a task whose sink stores ranges exactly once by itself
 //	sources.go     from sources to the topic `events`
 //	counters.go    what went in, out, aside
+//	grace.go       how long stopping may take
 package engine
 
 import (
@@ -26,6 +27,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -49,7 +51,8 @@ type Options struct {
 	// Middleware wraps every task's handler, whose messages carry batches (pipeline.BatchOf). It must return the handler's
 	// error.
 	Middleware []message.HandlerMiddleware
-	// Grace bounds how long a batch in work may take to be committed after ctx ends or its partition is revoked; 0 is 10 s.
+	// Grace bounds the end: when it has passed since ctx ended, the connections to Kafka are cut, also those of Cluster, and
+	// what is not committed is left to the next start. Some seconds later Run returns. 0 is 10 s.
 	Grace time.Duration
 	// Step, if set, is called with a name between every two steps that a crash could separate. Tests kill the process there.
 	Step     func(name string)
@@ -73,13 +76,17 @@ type engine struct {
 	producer *broker.Producer
 	ready    chan struct{} // closed when the topics are there, and producer may be used
 
+	connected atomic.Pointer[broker.Cluster] // Cluster, for those who do not wait for ready
+	parts     parts
+
 	// failed takes the first error that ends the run.
 	failed chan error
 }
 
 // Run runs the plan until ctx ends, then lets sources finish what they have accepted and workers commit what they have in
-// hand, and returns nil; nothing is left running. It returns an error for what no retry can mend: another topology than at
-// the first start, a position that was reset by hand, another process with the same instance id.
+// hand, and returns nil; nothing is left running. If that takes longer than Grace the rest is given up as by a kill, and a
+// line in the log names it. It returns an error for what no retry can mend: another topology than at the first start, a
+// position that was reset by hand, another process with the same instance id.
 //
 // Brokers and sinks that are away are waited for.
 func Run(ctx context.Context, plan *pipeline.Plan, o Options) error {
@@ -96,7 +103,14 @@ func Run(ctx context.Context, plan *pipeline.Plan, o Options) error {
 		o.Counters = &Counters{}
 	}
 	e := &engine{Options: o, plan: plan, ready: make(chan struct{}), failed: make(chan error, 1)}
+	e.connected.Store(o.Cluster)
 	sources, stop := context.WithCancel(ctx)
+	done, bounded := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(bounded)
+		e.bound(sources.Done(), done)
+	}()
+	defer func() { close(done); <-bounded }()
 	var feeding sync.WaitGroup
 	drain := func() {
 		stop()
@@ -104,14 +118,19 @@ func Run(ctx context.Context, plan *pipeline.Plan, o Options) error {
 	}
 	for i := range plan.Sources {
 		s := &plan.Sources[i]
+		leave := e.parts.enter("source " + s.Name)
 		feeding.Go(func() {
+			defer leave()
 			if err := e.runSource(sources, s); err != nil && sources.Err() == nil {
 				e.fail(fmt.Errorf("source %s: %w", s.Name, err))
 			}
 		})
 	}
 	prepared := make(chan error, 1)
-	go func() { prepared <- e.prepare(sources) }()
+	go func() {
+		defer e.parts.enter("start")()
+		prepared <- e.prepare(sources)
+	}()
 	var err error
 	select {
 	case err = <-prepared:
@@ -133,6 +152,7 @@ func (e *engine) prepare(ctx context.Context) (err error) {
 		if e.Cluster, err = e.Connect(ctx); err != nil {
 			return err
 		}
+		e.connected.Store(e.Cluster)
 	}
 	if err := e.Cluster.EnsureTopics(ctx, e.topics()); err != nil {
 		return fmt.Errorf("create topics of pipeline %s: %w", e.plan.Name, err)
@@ -188,7 +208,9 @@ func (e *engine) run(ctx context.Context, drain func()) error {
 	defer stopTasks()
 	var running sync.WaitGroup
 	start := func(what string, f func(context.Context) error) {
+		leave := e.parts.enter(what)
 		running.Go(func() {
+			defer leave()
 			if err := f(tasks); err != nil && tasks.Err() == nil {
 				e.fail(fmt.Errorf("%s: %w", what, err))
 			}

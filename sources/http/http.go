@@ -28,7 +28,7 @@ const (
 	writeTimeout   = 60 * time.Second // from the end of the headers: body, acknowledgement and answer
 	idleTimeout    = 2 * time.Minute
 	ackTimeout     = 10 * time.Second // from the complete body to the broker's acknowledgement
-	drainTimeout   = 5 * time.Second  // beyond that, for slow bodies and answers
+	drainTimeout   = 9 * time.Second  // of the whole end: the engine gives up after 10 s, and answers a message within 8
 	retryAway      = 2                // seconds that a client is told to wait when the broker is away
 )
 
@@ -129,7 +129,7 @@ func (s *Source) drain(ctx context.Context, server *http.Server, served <-chan s
 	case <-ctx.Done():
 	case <-s.closing:
 	}
-	limit, cancel := context.WithTimeout(s.base, s.ack+drainTimeout)
+	limit, cancel := context.WithTimeout(s.base, drainTimeout)
 	defer cancel()
 	if err := server.Shutdown(limit); err != nil {
 		s.deps.Logger.Warn("requests were cut off: the receiver of their events did not answer", "source", s.name)

@@ -1,0 +1,85 @@
+package e2e
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/millstream-io/millstream/internal/testenv"
+)
+
+const frozenPipeline = `
+pipeline: ${NAME}
+kafka: {brokers: "${BROKER}", partitions: 2}
+sources:
+  web: {http: {listen: "127.0.0.1:0", write_keys: {site: key}}}
+stages: [clean, dedup, profile: {orders: {count: events}}]
+sinks:
+  out: {file: {path: "${OUT}"}}
+`
+
+// TestStopWhileTheBrokerIsFrozen freezes a broker, which then takes connections and answers nothing, and stops the pipeline
+// in the middle of a stream of events: it must end by itself, say that nothing is lost and what it gave up, and go on later
+// with every event that was acknowledged, once.
+func TestStopWhileTheBrokerIsFrozen(t *testing.T) {
+	b := launch(t, nil, "broker", "--listen", "127.0.0.1:0", "--data", filepath.Join(t.TempDir(), "broker"))
+	address, _, _ := strings.Cut(b.line("broker "), " ")
+	out := filepath.Join(t.TempDir(), "out")
+	env := []string{"NAME=" + strings.ReplaceAll(testenv.Name(t), "-", "_"), "BROKER=" + address, "OUT=" + out}
+	p := start(t, write(t, frozenPipeline), t.TempDir(), env...)
+	acknowledged := 0
+	send := func(to string, i int) int {
+		return post(to, fmt.Sprintf(`{"batch":[{"messageId":"m%d","type":"track","event":"A","userId":"u%d"}]}`, i, i))
+	}
+	for web := p.http(); acknowledged < 50; acknowledged++ {
+		if s := send(web, acknowledged); s != 200 {
+			t.Fatalf("event %d was answered with %d", acknowledged, s)
+		}
+	}
+	if err := b.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = b.cmd.Process.Signal(syscall.SIGCONT) }()
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(b.cmd.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+		t.Fatalf("the broker is not frozen: %v, %v", status, err)
+	}
+	refused := make(chan int, 1)
+	go func() { refused <- send(p.http(), acknowledged) }()
+	if status := p.stop(); status != 130 {
+		t.Errorf("exit status %d, want 130", status)
+	}
+	if s := <-refused; s == 200 {
+		t.Error("an event was acknowledged that no broker has taken")
+	}
+	if p.said("the grace is over", "nothing of it is lost", "profile") != 1 {
+		t.Error("the log does not say that and what was given up")
+	}
+	if p.said("the pipeline does not stop") > 0 {
+		t.Error("the engine did not return")
+	}
+
+	if err := b.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	p = start(t, p.cmd.Args[2], p.cmd.Args[4], env...)
+	if s := send(p.http(), acknowledged); s != 200 {
+		t.Fatalf("after the broker came back: %d", s)
+	}
+	acknowledged++
+	eventually(t, func() error {
+		lines, err := fileLines(out)
+		if err == nil && len(lines) != acknowledged {
+			err = fmt.Errorf("%d messages for %d profiles", len(lines), acknowledged)
+		}
+		return err
+	})
+	if status := p.stop(); status != 130 {
+		t.Errorf("exit status %d, want 130", status)
+	}
+	if p.said("the grace is over") > 0 {
+		t.Error("something was given up although the broker answers")
+	}
+}
