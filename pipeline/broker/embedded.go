@@ -183,11 +183,19 @@ func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
 // embeddedLog passes the embedded broker's warnings on.
 type embeddedLog struct{ log *slog.Logger }
 
+// slowEnd begins a warning about each end of a transaction that took more than 5 ms, as it does whenever the disk or another
+// process is busy: news for the broker's author, not for an operator.
+const slowEnd = "txn: EndTxn slow "
+
 func (l embeddedLog) Logf(level kfake.LogLevel, format string, args ...any) {
-	switch level {
-	case kfake.LogLevelError:
-		l.log.Error("embedded broker: " + fmt.Sprintf(format, args...))
-	case kfake.LogLevelWarn:
-		l.log.Warn("embedded broker: " + fmt.Sprintf(format, args...))
+	to := slog.LevelWarn
+	switch {
+	case level == kfake.LogLevelError:
+		to = slog.LevelError
+	case level != kfake.LogLevelWarn:
+		return
+	case strings.HasPrefix(format, slowEnd):
+		to = slog.LevelDebug
 	}
+	l.log.Log(context.Background(), to, "embedded broker: "+fmt.Sprintf(format, args...))
 }
