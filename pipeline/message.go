@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/tidwall/gjson"
 )
 
 // ID is an identifier id, a profile id or a transition id: a UUID of version 8 (RFC 9562), written in 36 characters.
@@ -36,16 +37,6 @@ type Message struct {
 // MessageVersion is the `v` of the envelope.
 const MessageVersion = 1
 
-// envelope is the JSON form of a Message.
-type envelope struct {
-	Type      string          `json:"type"`
-	Timestamp time.Time       `json:"timestamp"`
-	V         int             `json:"v"`
-	ID        ID              `json:"id"`
-	Data      json.RawMessage `json:"data"`
-	Meta      json.RawMessage `json:"meta,omitempty"`
-}
-
 // AppendJSON appends the value of the record in `changes`. Data and Meta must be valid JSON; they are copied as they are.
 func (m *Message) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `{"type":"`...)
@@ -69,20 +60,48 @@ func (m *Message) Internal() bool {
 	return strings.HasPrefix(m.Type, "identity.") || m.Type == "segment.carried" || m.Type == "segment.passed"
 }
 
-// ParseMessage reads the value of a record in `changes`; key is the record's key. A newer version is refused by name.
+// ParseMessage reads the value of a record in `changes`; key is the record's key. A newer version is refused by name. Data and
+// Meta are parts of value.
 func ParseMessage(key, value []byte) (*Message, error) {
-	var e envelope
-	if err := json.Unmarshal(value, &e); err != nil {
-		return nil, Reject("message_undecodable", "the message is not the JSON of a Millstream message")
+	whole := gjson.Parse(text(value))
+	if !gjson.ValidBytes(value) || !whole.IsObject() {
+		return nil, undecodable()
 	}
-	if e.V != MessageVersion {
-		return nil, Reject("message_version", "the message has version %d, this build reads version %d: upgrade it", e.V, MessageVersion)
+	m, version, ok := &Message{}, int64(0), true
+	whole.ForEach(func(k, v gjson.Result) bool {
+		var err error
+		switch k.Str {
+		case "type":
+			m.Type, ok = v.Str, v.Type == gjson.String
+		case "timestamp":
+			m.Timestamp, err = time.Parse(time.RFC3339, v.Str)
+		case "v":
+			version = v.Int()
+		case "id":
+			m.ID, err = uuid.Parse(v.Str)
+		case "data":
+			m.Data = value[v.Index : v.Index+len(v.Raw)]
+		case "meta":
+			m.Meta = value[v.Index : v.Index+len(v.Raw)]
+		}
+		ok = ok && err == nil
+		return ok
+	})
+	switch {
+	case !ok:
+		return nil, undecodable()
+	case version != MessageVersion:
+		return nil, Reject("message_version", "the message has version %d, this build reads version %d: upgrade it", version, MessageVersion)
 	}
-	id, err := uuid.ParseBytes(key)
-	if err != nil {
+	var err error
+	if m.ProfileID, err = uuid.ParseBytes(key); err != nil {
 		return nil, Reject("message_key", "the message's key is not a profile id")
 	}
-	return &Message{ID: e.ID, Type: e.Type, Timestamp: e.Timestamp, ProfileID: id, Data: e.Data, Meta: e.Meta}, nil
+	return m, nil
+}
+
+func undecodable() error {
+	return Reject("message_undecodable", "the message is not the JSON of a Millstream message")
 }
 
 // TimeFormat is how times are written in messages: UTC, milliseconds.

@@ -1,6 +1,9 @@
 package pipeline_test
 
 import (
+	"errors"
+	"reflect"
+	"strings"
 	"testing"
 	"testing/quick"
 	"time"
@@ -52,5 +55,68 @@ func TestHashIDIsFixed(t *testing.T) {
 	long := make([]byte, 1000)
 	if pipeline.HashID(long) == pipeline.HashID(long[1:]) {
 		t.Error("parts longer than the buffer collide")
+	}
+}
+
+func TestMessageComesBack(t *testing.T) {
+	id := pipeline.HashID([]byte("x"))
+	m := pipeline.Message{ID: id, Type: pipeline.SegmentEntered, Timestamp: pipeline.Millis(1_700_000_000_123), ProfileID: pipeline.HashID([]byte("p")),
+		Data: []byte(`{"a": [1, {"type":"inner"}]}`), Meta: []byte(`{"sequence":7}`)}
+	value := m.AppendJSON(nil)
+	got, err := pipeline.ParseMessage([]byte(m.ProfileID.String()), value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(*got, m) {
+		t.Errorf("got %+v\nwant %+v", *got, m)
+	}
+	m.Meta = nil
+	if got, err := pipeline.ParseMessage([]byte(m.ProfileID.String()), m.AppendJSON(nil)); err != nil || got.Meta != nil {
+		t.Errorf("without meta: %+v, %v", got, err)
+	}
+}
+
+func TestMessagesOfOthersAreRefused(t *testing.T) {
+	key := pipeline.HashID([]byte("p")).String()
+	whole := `{"type":"segment.entered","timestamp":"2026-01-01T00:00:00.000Z","v":1,"id":"` + key + `","data":{}}`
+	for name, c := range map[string]struct{ key, value, code string }{
+		"whole":            {key, whole, ""},
+		"not JSON":         {key, whole[:20], "message_undecodable"},
+		"an array":         {key, "[" + whole + "]", "message_undecodable"},
+		"nothing":          {key, "", "message_undecodable"},
+		"a type of number": {key, strings.Replace(whole, `"segment.entered"`, "3", 1), "message_undecodable"},
+		"no time":          {key, strings.Replace(whole, `"2026-01-01T00:00:00.000Z"`, `"soon"`, 1), "message_undecodable"},
+		"no id":            {key, strings.Replace(whole, `"id":"`, `"id":"x`, 1), "message_undecodable"},
+		"newer":            {key, strings.Replace(whole, `"v":1`, `"v":2`, 1), "message_version"},
+		"without version":  {key, strings.Replace(whole, `"v":1,`, ``, 1), "message_version"},
+		"of no profile":    {"u1", whole, "message_key"},
+	} {
+		_, err := pipeline.ParseMessage([]byte(c.key), []byte(c.value))
+		var rej *pipeline.RejectError
+		if errors.As(err, &rej); codeOf(rej) != c.code || (err == nil) != (c.code == "") {
+			t.Errorf("%s: %v, want code %q", name, err, c.code)
+		}
+	}
+}
+
+func FuzzParseMessage(f *testing.F) {
+	key := pipeline.HashID([]byte("p"))
+	m := pipeline.Message{ID: key, Type: pipeline.ProfileCreated, Timestamp: pipeline.Millis(1), ProfileID: key, Data: []byte("{}"), Meta: []byte("{}")}
+	f.Add(m.AppendJSON(nil))
+	f.Fuzz(func(t *testing.T, value []byte) {
+		_, _ = pipeline.ParseMessage([]byte(key.String()), value) // ends with an answer
+	})
+}
+
+func BenchmarkParseMessage(b *testing.B) {
+	key := []byte(pipeline.HashID([]byte("p")).String())
+	m := pipeline.Message{ID: pipeline.HashID(key), Type: pipeline.ProfileUpdated, Timestamp: pipeline.Millis(1), ProfileID: pipeline.HashID([]byte("p")),
+		Data: []byte(`{"profile":{"traits":{"a":"` + strings.Repeat("x", 1000) + `"}}}`), Meta: []byte(`{"version":1}`)}
+	value := m.AppendJSON(nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := pipeline.ParseMessage(key, value); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
