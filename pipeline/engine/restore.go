@@ -40,7 +40,7 @@ func (w *worker) load(ctx context.Context) error {
 	if w.part, err = w.task.store.Partition(w.task.input, w.partition); err != nil {
 		return fmt.Errorf("take partition %d of task %s: %w", w.partition, w.task.name, err)
 	}
-	if err := w.restore(ctx, state); err != nil {
+	if err := w.restore(ctx, state, transactionNumber(at.Metadata)); err != nil {
 		return err
 	}
 	w.refreshed = time.Now()
@@ -65,8 +65,9 @@ func (w *worker) load(ctx context.Context) error {
 	return nil
 }
 
-// restore applies what the local store lacks of the changelog; a store that cannot be trusted is rebuilt.
-func (w *worker) restore(ctx context.Context, topic string) error {
+// restore applies what the local store lacks of the changelog; a store that cannot be trusted is rebuilt. committed is the
+// number of the group's last transaction, 0 if it is not known.
+func (w *worker) restore(ctx context.Context, topic string, committed uint64) error {
 	local, known := w.part.Position()
 	ends, err := w.Cluster.Ends(ctx, topic, []int32{w.partition}, true)
 	if err != nil {
@@ -83,7 +84,7 @@ func (w *worker) restore(ctx context.Context, topic string) error {
 	case from > end:
 		w.Logger.Error("the local state is ahead of Kafka, which has lost data; rebuilding it from the changelog", "task", w.task.name, "partition", w.partition, "local", from, "kafka", end)
 		from = 0
-	case from < starts[w.partition], w.task.compacted && time.Since(pipeline.Millis(local.StreamTime)) > tombstones/2:
+	case w.task.forgotten(local, committed, starts[w.partition], time.Now()):
 		w.Logger.Info("the local state is older than the changelog remembers; rebuilding it", "task", w.task.name, "partition", w.partition)
 		from = 0
 	}
@@ -109,6 +110,19 @@ func (w *worker) restore(ctx context.Context, topic string) error {
 	}
 	w.Step("restored")
 	return nil
+}
+
+// forgotten tells whether the changelog may have forgotten something that the local store has missed: the records before
+// start, or in a compacted one the delete markers of a key. What the store holds since the group's last transaction misses
+// nothing, however long ago that was, and one that has never seen a record has no key that could be deleted.
+func (t *task) forgotten(local state.Position, committed uint64, start int64, now time.Time) bool {
+	switch {
+	case local.Number == committed && committed > 0, local.StreamTime == 0:
+		return false
+	case local.Changelog < start:
+		return true
+	}
+	return t.compacted && now.Sub(pipeline.Millis(local.StreamTime)) > tombstones/2
 }
 
 // restoreProgress tells the operator about long restores.
