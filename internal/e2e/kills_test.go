@@ -124,6 +124,9 @@ func killAtRandom(t *testing.T, brokers []string, mode string, rounds int) {
 func restart(t *testing.T, p *process, round int, mode, file, data, old string, env []string) (*process, string) {
 	t.Helper()
 	p.kill()
+	if p.cmd.ProcessState.Exited() { // not by a signal
+		t.Fatalf("the process gave up by itself: %v", p.cmd.ProcessState)
+	}
 	switch mode {
 	case "deleted":
 		if err := os.RemoveAll(data); err != nil {
