@@ -87,6 +87,7 @@ sources:
   web: {http: {listen: "127.0.0.1:${PORT}", write_keys: {website: "${SECRET}"}}}
   crm: {file: {path: [a.csv, b.csv], set: {type: identify, n: 3, ok: true, f: 1.5, zip: 01234}, header: false}}
 stages:
+  - clean
   - dedup
   - profile:
       orders: {count: events}
@@ -120,7 +121,7 @@ func TestPlan(t *testing.T) {
 		parts = append(parts, fmt.Sprint("attribute ", a.Name, " ", a.Type))
 	}
 	got := strings.Join(parts, "\n")
-	want := strings.Join([]string{"source web http", "source crm file", "stage dedup 2", "stage profile 3", "stage segment 4",
+	want := strings.Join([]string{"source web http", "source crm file", "stage clean 1", "stage dedup 2", "stage profile 3", "stage segment 4",
 		"sink crm webhook [changes] true", "sink tables clickhouse [events changes] false",
 		"attribute last_seen 3", "attribute orders 1", "attribute plan 2", "attribute revenue 1"}, "\n")
 	if got != want {
@@ -300,7 +301,7 @@ func TestHash(t *testing.T) {
 			t.Errorf("%s changed the hash", name)
 		}
 	}
-	for _, change := range [][2]string{{"shop", "shop2"}, {"24h", "25h"}, {"https://a", "https://b"}, {"created()", "not created()"}, {"- clean\n", ""}, {"{s:", "{t:"}, {": 8", ": 9"}} {
+	for _, change := range [][2]string{{"shop", "shop2"}, {"24h", "25h"}, {"https://a", "https://b"}, {"created()", "not created()"}, {"- dedup: {window: 24h}\n", ""}, {"{s:", "{t:"}, {": 8", ": 9"}} {
 		if hash(strings.Replace(base, change[0], change[1], 1)) == want {
 			t.Errorf("%s did not change the hash", change)
 		}

@@ -21,9 +21,9 @@ func kinds() config.Kinds {
 		},
 		Stages: []pipeline.StageKind{
 			{Name: "clean", Task: pipeline.TaskResolve, Code: 1, Config: func() any { return &struct{}{} }, Build: stageBuild},
-			{Name: "dedup", Task: pipeline.TaskResolve, Code: 2, Config: func() any { return &dedupConfig{Window: pipeline.Duration(24 * 3600e9)} }, Build: stageBuild},
-			{Name: "profile", Task: pipeline.TaskProfile, Code: 3, Config: func() any { return &profileConfig{} }, Build: buildProfile},
-			{Name: "segment", Task: pipeline.TaskProfile, Code: 4, Config: func() any { return &segmentConfig{} }, Build: buildSegment},
+			{Name: "dedup", Task: pipeline.TaskResolve, Code: 2, After: []string{"clean"}, Config: func() any { return &dedupConfig{Window: pipeline.Duration(24 * 3600e9)} }, Build: stageBuild},
+			{Name: "profile", Task: pipeline.TaskProfile, Code: 3, After: []string{"clean"}, Config: func() any { return &profileConfig{} }, Build: buildProfile},
+			{Name: "segment", Task: pipeline.TaskProfile, Code: 4, After: []string{"clean", "profile"}, Config: func() any { return &segmentConfig{} }, Build: buildSegment},
 		},
 		Sinks: []pipeline.SinkKind{
 			{Name: "webhook", Topics: []string{"changes"}, Config: func() any { return &webhookConfig{} }, Build: buildWebhook},

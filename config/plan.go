@@ -272,13 +272,16 @@ func (b *builder) stages(section *pair) {
 	for i, k := range b.kinds.Stages {
 		names[i] = k.Name
 	}
+	var listed []*pair
+	for _, item := range section.value.items {
+		if p, ok := b.stage(item); ok {
+			listed = append(listed, p)
+		}
+	}
+	b.lacking(section, listed, names)
 	last := -1
 	var seen []string
-	for _, item := range section.value.items {
-		p, ok := b.stage(item)
-		if !ok {
-			continue
-		}
+	for _, p := range listed {
 		i := slices.Index(names, p.key)
 		switch {
 		case i < 0:
@@ -304,6 +307,27 @@ func (b *builder) stages(section *pair) {
 			b.plan.Resolve = append(b.plan.Resolve, plan)
 		} else {
 			b.plan.Profile = append(b.plan.Profile, plan)
+		}
+	}
+}
+
+// lacking reports the stages that others need before them and that are not in the list; what stands too late is reported as
+// out of order. It says nothing if an entry is not understood, which may be the one.
+func (b *builder) lacking(section *pair, listed []*pair, names []string) {
+	have := make([]string, len(listed))
+	for i, p := range listed {
+		have[i] = p.key
+	}
+	if len(listed) < len(section.value.items) || slices.ContainsFunc(have, func(key string) bool { return !slices.Contains(names, key) }) {
+		return
+	}
+	for _, p := range listed {
+		for _, need := range b.kinds.Stages[slices.Index(names, p.key)].After {
+			if slices.Contains(have, need) {
+				continue
+			}
+			have = append(have, need) // once
+			b.report.at(p.at, 0, "the stage %s needs the stage %s before it: add `- %s` above", p.key, need, need)
 		}
 	}
 }

@@ -39,7 +39,7 @@ func TestWhen(t *testing.T) {
 		`last_seen >= "2026-03-01T10:00:00Z"`:  "1111...",
 		`last_seen > "2026-03-01T10:00:00.3Z"`: ".......",
 	} {
-		plan, d := load(t, "pipeline: x\nstages:\n  - profile: {orders: {count: events}, revenue: {sum: properties.r}, plan: {latest: traits.plan}, last_seen: {max: timestamp}}\n"+
+		plan, d := load(t, "pipeline: x\nstages:\n  - clean\n  - profile: {orders: {count: events}, revenue: {sum: properties.r}, plan: {latest: traits.plan}, last_seen: {max: timestamp}}\n"+
 			"  - segment: {vip: orders > 3, other: orders > 4}\nsinks:\n  s:\n    webhook: {url: https://x}\n    when: |\n      "+when+"\n")
 		if plan == nil {
 			t.Errorf("%s: %s", when, messages(d))

@@ -16,10 +16,11 @@ import (
 
 // StageKind describes a stage.
 type StageKind struct {
-	Name    string // as in the YAML
-	Task    string // TaskResolve or TaskProfile
-	Code    byte   // first byte of its keys in the task's store; never changes
-	Summary string // one line, for help and the reference
+	Name    string   // as in the YAML
+	Task    string   // TaskResolve or TaskProfile
+	Code    byte     // first byte of its keys in the task's store; never changes
+	Summary string   // one line, for help and the reference
+	After   []string // names of the stages without which it would do nothing; they must stand before it
 	Config  func() any
 	Build   func(config any, env *Env) (func() Stage, []Problem)
 }

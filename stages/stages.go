@@ -9,5 +9,5 @@ import (
 	"github.com/millstream-io/millstream/stages/segment"
 )
 
-// Kinds are the stages in pipeline order; a pipeline may leave some out.
+// Kinds are the stages in pipeline order; a pipeline may leave out those that no other of its stages needs.
 var Kinds = []pipeline.StageKind{clean.Kind, dedup.Kind, profile.Kind, segment.Kind}

@@ -22,6 +22,7 @@ var Kind = pipeline.StageKind{
 	Task:    pipeline.TaskResolve,
 	Code:    2,
 	Summary: "lets each event through once",
+	After:   []string{"clean"},
 	Config:  func() any { return &Config{Window: pipeline.Duration(24 * time.Hour)} },
 	Build:   build,
 }

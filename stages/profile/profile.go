@@ -20,6 +20,7 @@ var Kind = pipeline.StageKind{
 	Task:    pipeline.TaskProfile,
 	Code:    1,
 	Summary: "keeps the traits, aggregates and identifiers of each person",
+	After:   []string{"clean"},
 	Config:  func() any { return &Config{} },
 	Build:   build,
 }

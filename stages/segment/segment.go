@@ -23,6 +23,7 @@ var Kind = pipeline.StageKind{
 	Task:    pipeline.TaskProfile,
 	Code:    3,
 	Summary: "keeps the segments of each profile, and says when it enters and exits",
+	After:   []string{"clean", "profile"},
 	Config:  func() any { return &Config{} },
 	Build:   build,
 }
