@@ -22,6 +22,9 @@ func EventRecord(ev *Event) Record {
 	if ev.Context != nil {
 		h = append(h, Header{HeaderContext, ev.Context})
 	}
+	if ev.Refused != "" {
+		h = append(h, Header{HeaderRefused, []byte(ev.Refused)})
+	}
 	return Record{Topic: "events", Partition: -1, Key: []byte(ev.PartitionKey()), Value: ev.Raw, Headers: h}
 }
 
@@ -51,6 +54,8 @@ func ParseEventRecord(r *Record, ev *Event) *RejectError {
 			ev.Context = v
 		case HeaderReplay:
 			ev.Replay = text(v)
+		case HeaderRefused:
+			ev.Refused = text(v)
 		}
 	}
 	switch {

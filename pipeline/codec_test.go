@@ -19,6 +19,7 @@ func resolvedEvent() pipeline.Event {
 func TestEventRecordComesBack(t *testing.T) {
 	ev := resolvedEvent()
 	ev.Replay = "" // stamped by a replay, not by a source
+	ev.Refuse(pipeline.Reject("row_cells", "the row has %d cells", 5))
 	r := pipeline.EventRecord(&ev)
 	r.Partition, r.Offset = 3, 7
 	var got pipeline.Event
@@ -27,6 +28,12 @@ func TestEventRecordComesBack(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, ev) {
 		t.Errorf("got %+v\nwant %+v", got, ev)
+	}
+	if rej := got.Refusal(); rej == nil || *rej != (pipeline.RejectError{Code: "row_cells", Reason: "the row has 5 cells"}) {
+		t.Errorf("refused: %v", rej)
+	}
+	if got = resolvedEvent(); got.Refusal() != nil {
+		t.Errorf("an event is refused: %v", got.Refusal())
 	}
 }
 

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"bytes"
+	"strings"
 	"time"
 	"unicode/utf8"
 	"unsafe"
@@ -41,6 +42,7 @@ type Event struct {
 	Raw        []byte    // the event's own bytes, as received
 	Context    []byte    // the batch's context object, JSON; nil if none
 	Replay     string    // id of the dead letter that this is, "" for a first pass
+	Refused    string    // why Raw is no event although it was read, see Refuse; "" for events
 	Partition  int32     // where it was read
 	Offset     int64
 
@@ -76,6 +78,19 @@ type Event struct {
 	Changed []string // names of what this event changed on the profile, without repeats
 	// Inputs marks the attributes whose value changed, by Attribute.Index; what the stages after profile need to look at.
 	Inputs AttributeSet
+}
+
+// Refuse notes why a source could make no event of what it read. Raw is then what it read, and clean refuses it for that
+// reason: what was read travels like an event, so that it is a dead letter exactly once.
+func (ev *Event) Refuse(rej *RejectError) { ev.Refused = rej.Code + " " + rej.Reason }
+
+// Refusal is what Refuse noted, nil if nothing.
+func (ev *Event) Refusal() *RejectError {
+	if ev.Refused == "" {
+		return nil
+	}
+	code, reason, _ := strings.Cut(ev.Refused, " ")
+	return &RejectError{Code: code, Reason: reason}
 }
 
 // Check tells whether Raw is acceptable as an event at all: size, UTF-8, depth, JSON, an object.

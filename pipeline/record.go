@@ -16,6 +16,7 @@ const (
 	HeaderSent     = "ms-sent"     // the batch's sentAt as the client wrote it; absent if there was none
 	HeaderContext  = "ms-context"  // the batch's context object, JSON; absent if there was none
 	HeaderReplay   = "ms-replay"   // id of the dead letter that is replayed
+	HeaderRefused  = "ms-refused"  // why the source could make no event of this: code, space, sentence; absent for events
 )
 
 // Header is one Kafka record header.

@@ -25,7 +25,7 @@ func TestExampleFileImport(t *testing.T) {
 	p.answers(t, data, patience, map[string]string{
 		"SELECT identifiers['user_id'][1], aggregates['orders'], aggregates['revenue'], aggregates['products'], segments FROM people ORDER BY 1": "17\t2\t39.5\t2\t[]\n42\t3\t90.4\t3\t['regular']\n8\t2\t7.5\t2\t[]",
 		"SELECT message_id, properties['Quantity'], revenue FROM events WHERE user_id IN ('', '8') ORDER BY message_id":                          "export/1005\t1\t2\nexport/1007\t2\t7.5\nexport/1008\tone\t0",
-		"SELECT stage, code, payload FROM dead_letters": "clean\tnot_json\t1009,2026-03-07 13:30,17,Tray,1",
+		"SELECT code, reason, payload FROM dead_letters": "row_cells\tthe row has another number of cells (5) than the table has columns (6)\t1009,2026-03-07 13:30,17,Tray,1",
 	})
 	eventually(t, func() error {
 		lines, err := fileLines(".millstream/orders-out")

@@ -125,6 +125,34 @@ func TestBadLinesTravelAsTheyAre(t *testing.T) {
 	}
 }
 
+// A row that makes no event says why, to whoever reads the dead letter.
+func TestBadLinesSayWhy(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir+"/a.csv", "user,at,n\n1,2026-03-01,2\n2,2026-03-01\n3,2026-03-01,4,5\n4,soon,2\n5,\"q\"x,2\ncaf\xe9,,\n6,,"+strings.Repeat("x", 3*maxRow)+"\n")
+	write(t, dir+"/b.ndjson", `{"u":"1"}`+"\n"+`{"u`+"\n"+`["u"]`+"\n"+`{"u":"2","at":{}}`+"\n")
+	mapped := map[string]string{"user_id": "user", "timestamp": "at"}
+	for _, c := range []struct {
+		config Config
+		want   []string
+	}{
+		{Config{Path: Paths{dir + "/a.csv"}, Set: track, Map: mapped}, []string{"",
+			"row_cells the row has another number of cells (2) than the table has columns (3)",
+			"row_cells the row has another number of cells (4) than the table has columns (3)",
+			"row_value timestamp is not a time in the expected form, see time_format",
+			"row_quotes a quote in the row is not closed, or stands in the middle of a cell",
+			"not_utf8 the row is not valid UTF-8",
+			fmt.Sprintf("oversize the row has more than %d bytes; this is its beginning", maxRow)}},
+		{Config{Path: Paths{dir + "/b.ndjson"}, Set: track, Map: map[string]string{"user_id": "u", "timestamp": "at"}}, []string{"",
+			"not_json the event is not valid JSON", "not_an_object the event is not a JSON object", "row_value timestamp needs a text or a number"}},
+	} {
+		var got []string
+		readOnce(t, c.config, func(r *pipeline.Record) { got = append(got, string(r.Header(pipeline.HeaderRefused))) })
+		if fmt.Sprintf("%q", got) != fmt.Sprintf("%q", c.want) {
+			t.Errorf("got  %q\nwant %q", got, c.want)
+		}
+	}
+}
+
 func TestJSONLines(t *testing.T) {
 	dir := t.TempDir()
 	lines := []string{`{"type":"track","event":"A","messageId":"m1", "x":1.0}`, `{"type":"track"}`, `{"type":"track"}`, `{"broken`, `7`}

@@ -157,39 +157,25 @@ func (c *counted) Read(p []byte) (int, error) {
 }
 
 // event makes the event of a row, appending to buf what has to be built. A row that makes none is an event of its own bytes,
-// which the stage clean rejects.
+// which says why: the stage clean rejects it.
 func (r *reader) event(row row, at time.Time, buf []byte) (pipeline.Event, []byte) {
 	ev := pipeline.Event{Source: r.source, ReceivedAt: at, Raw: row.bytes}
-	ok := !row.stray && !row.cut
-	if ok && (r.form.json) {
-		ok = ev.Check() == nil
-	}
-	if ok && r.form.mapping != nil {
-		var built []byte
-		var id string
-		var err error
-		if r.objects != nil {
-			built, id, err = r.objects.Append(buf, row.bytes)
-		} else if cells, cut := r.cells.split(row.bytes); cut {
-			built, id, err = r.table.Append(buf, cells)
-		} else {
-			err = mapping.ErrUnmapped
-		}
-		if ok = err == nil && len(built)-len(buf)+2*len(id) < maxRecord; ok {
-			ev.Raw = built[len(buf):len(built):len(built)]
-			buf = built
-			if id != "" {
-				ev.MessageID = r.source + "/" + id
-			}
-		}
-	}
-	if ok {
-		_ = ev.Scan() // a field of a wrong type is clean's to reject
-		r.events++
-	} else {
+	built, id, rej := r.build(row, buf)
+	if rej != nil {
+		ev.Refuse(rej)
 		if r.raw++; r.firstRaw == 0 {
 			r.firstRaw = row.line
 		}
+	} else {
+		if built != nil {
+			ev.Raw = built[len(buf):len(built):len(built)]
+			buf = built
+		}
+		if id != "" {
+			ev.MessageID = r.source + "/" + id
+		}
+		_ = ev.Scan() // a field of a wrong type is clean's to reject
+		r.events++
 	}
 	if ev.MessageID == "" || len(ev.Raw)+2*len(ev.MessageID) > maxRecord {
 		var number [20]byte
@@ -197,4 +183,44 @@ func (r *reader) event(row row, at time.Time, buf []byte) (pipeline.Event, []byt
 		ev.MessageID = r.source + "/" + id.String()
 	}
 	return ev, buf
+}
+
+// build appends the event of a row to buf; nil if the row is an event already.
+func (r *reader) build(row row, buf []byte) (built []byte, id string, rej *pipeline.RejectError) {
+	switch {
+	case row.cut:
+		return nil, "", pipeline.Reject("oversize", "the row has more than %d bytes; this is its beginning", maxRow)
+	case row.stray:
+		return nil, "", openQuote()
+	}
+	if r.form.json {
+		ev := pipeline.Event{Raw: row.bytes}
+		if rej := ev.Check(); rej != nil {
+			return nil, "", rej
+		}
+		if r.form.mapping == nil {
+			return nil, "", nil
+		}
+	}
+	var err error
+	if r.objects != nil {
+		built, id, err = r.objects.Append(buf, row.bytes)
+	} else if cells, ok := r.cells.split(row.bytes); ok {
+		built, id, err = r.table.Append(buf, cells)
+	} else {
+		return nil, "", openQuote()
+	}
+	switch {
+	case errors.As(err, &rej):
+		return nil, "", rej
+	case err != nil:
+		return nil, "", pipeline.Reject("row_value", "%s", err)
+	case len(built)-len(buf)+2*len(id) >= maxRecord:
+		return nil, "", pipeline.Reject("oversize", "the event of the row has %d bytes, the limit is %d", len(built)-len(buf), pipeline.MaxEventBytes)
+	}
+	return built, id, nil
+}
+
+func openQuote() *pipeline.RejectError {
+	return pipeline.Reject("row_quotes", "a quote in the row is not closed, or stands in the middle of a cell")
 }

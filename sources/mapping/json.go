@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/tidwall/gjson"
+
+	"github.com/millstream-io/millstream/pipeline"
 )
 
 // Objects maps JSON objects. It is not safe for concurrent use.
@@ -97,7 +99,7 @@ func (o *Objects) value(dst []byte, n *node) ([]byte, error) {
 	if n.leaf.program != nil {
 		v, err := n.leaf.program.Value(o.vars)
 		if err != nil {
-			return dst, ErrUnmapped
+			return dst, pipeline.Reject(codeValue, "the expression of %s cannot be evaluated", n.leaf.name())
 		}
 		return o.m.appendTime(dst, v, n.leaf)
 	}
@@ -112,7 +114,7 @@ func (o *Objects) value(dst []byte, n *node) ([]byte, error) {
 	case v.Type == gjson.String:
 		return o.m.appendTime(dst, v.Str, n.leaf)
 	}
-	return dst, ErrUnmapped
+	return dst, pipeline.Reject(codeValue, "%s needs a text or a number", n.leaf.name())
 }
 
 func (o *Objects) extras() []extra {

@@ -56,8 +56,22 @@ type leaf struct {
 	isTime   bool
 }
 
-// ErrUnmapped is why a row has no event. It says nothing about the row's content.
-var ErrUnmapped = errors.New("the row does not fit the mapping")
+// Codes of the *pipeline.RejectError that says why a row has no event; it tells nothing of the row's content.
+const (
+	codeCells = "row_cells" // the row has more or fewer cells than the table has columns
+	codeValue = "row_value" // a value does not fit its field
+	codeUTF8  = "not_utf8"
+)
+
+// name is the field as the configuration calls it.
+func (l *leaf) name() string {
+	for name, field := range fields {
+		if len(l.target) == 1 && l.target[0] == field || len(l.target) == 0 && field == "" {
+			return name
+		}
+	}
+	return strings.Join(l.target, ".")
+}
 
 // Compile checks a Spec. It returns every problem, with paths that begin with set, map, expr or time_format.
 func Compile(spec Spec) (*Mapping, []pipeline.Problem) {

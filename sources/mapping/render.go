@@ -73,7 +73,7 @@ func appendExtra(dst []byte, e extra) []byte {
 
 // appendValue appends the result of an expression. Numbers are rounded to 15 significant digits, the most that every
 // decimal number keeps through a float64: 6 * 2.55 is 15.3, not 15.299999999999999, so sums of money are exact.
-func appendValue(dst []byte, v any) ([]byte, error) {
+func appendValue(dst []byte, v any, l *leaf) ([]byte, error) {
 	switch v := v.(type) {
 	case nil:
 		return dst, nil
@@ -83,7 +83,7 @@ func appendValue(dst []byte, v any) ([]byte, error) {
 		return strconv.AppendBool(dst, v), nil
 	case float64:
 		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return dst, ErrUnmapped
+			return dst, pipeline.Reject(codeValue, "the expression of %s gives no finite number", l.name())
 		}
 		var buf [32]byte
 		rounded, err := strconv.ParseFloat(string(strconv.AppendFloat(buf[:0], v, 'e', 14, 64)), 64)

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/millstream-io/millstream/pipeline"
 )
 
 // Table maps the lines of one table. It is not safe for concurrent use.
@@ -85,10 +87,13 @@ func (t *Table) bind(n *node) {
 }
 
 // Append appends the event of a line, and returns the value of message_id, "" if it is not mapped or empty. A line with
-// another number of cells than the table has columns is ErrUnmapped: nobody can tell which cell is missing.
+// another number of cells than the table has columns is refused: nobody can tell which cell is missing.
 func (t *Table) Append(dst []byte, cells []string) (event []byte, messageID string, err error) {
-	if len(cells) != len(t.columns) || !validUTF8(cells) {
-		return dst, "", ErrUnmapped
+	if len(cells) != len(t.columns) {
+		return dst, "", pipeline.Reject(codeCells, "the row has another number of cells (%d) than the table has columns (%d)", len(cells), len(t.columns))
+	}
+	if !validUTF8(cells) {
+		return dst, "", pipeline.Reject(codeUTF8, "the row is not valid UTF-8")
 	}
 	t.cells = cells
 	root, messageID, err := t.choose(t)
@@ -113,7 +118,7 @@ func (t *Table) value(dst []byte, n *node) ([]byte, error) {
 	case n.leaf.program != nil:
 		v, err := n.leaf.program.Value(t.vars)
 		if err != nil {
-			return dst, ErrUnmapped
+			return dst, pipeline.Reject(codeValue, "the expression of %s cannot be evaluated", n.leaf.name())
 		}
 		return t.m.appendTime(dst, v, n.leaf)
 	case t.cells[n.column] == "":

@@ -122,10 +122,10 @@ func (m *Mapping) appendTime(dst []byte, v any, l *leaf) ([]byte, error) {
 		if s, ok := v.(string); ok {
 			t, ok := m.time.rewrite(s)
 			if !ok {
-				return dst, ErrUnmapped
+				return dst, pipeline.Reject(codeValue, "%s is not a time in the expected form, see time_format", l.name())
 			}
 			return appendString(dst, t), nil
 		}
 	}
-	return appendValue(dst, v)
+	return appendValue(dst, v, l)
 }

@@ -32,8 +32,12 @@ func build(_ any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Problem)
 type stage struct{ identities *pipeline.Identities }
 
 // Process takes an event whose record has been parsed and nothing more. Codes of its refusals: oversize, not_utf8,
-// not_json, not_an_object, too_deep, field_type, id_too_long, type_missing, type_unknown, event_missing.
+// not_json, not_an_object, too_deep, field_type, id_too_long, type_missing, type_unknown, event_missing, and those of the
+// source if it could make no event of what it read.
 func (s *stage) Process(_ context.Context, _ pipeline.Tx, ev *pipeline.Event, emit pipeline.Emit) error {
+	if rej := ev.Refusal(); rej != nil {
+		return rej
+	}
 	if rej := ev.Check(); rej != nil {
 		return rej
 	}

@@ -138,3 +138,14 @@ func FuzzProcess(f *testing.F) {
 		}
 	})
 }
+
+// What a source could not make an event of is refused for the source's reason, whatever its bytes are.
+func TestRefusedBySource(t *testing.T) {
+	for _, raw := range []string{"1009,2026-03-07 13:30,17,Tray,1", `{"type":"page"}`, ""} {
+		ev := pipeline.Event{Source: "orders", MessageID: "m", ReceivedAt: received, Raw: []byte(raw)}
+		ev.Refuse(pipeline.Reject("row_cells", "five of six"))
+		if _, code := process(t, &ev); code != "row_cells" {
+			t.Errorf("%q: code %q", raw, code)
+		}
+	}
+}
