@@ -2,7 +2,9 @@ package expression
 
 import (
 	"maps"
+	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/expr-lang/expr/ast"
 
@@ -19,7 +21,13 @@ func (c *compiler) function(name string) (Function, bool) {
 	return f, ok
 }
 
+// clock are functions that one may look for and that cannot be: an evaluation gives the same in every run.
+var clock = regexp.MustCompile(`^(now|today|age|ago|since|(days|hours|minutes|seconds)_?(since|ago))$`)
+
 func (c *compiler) unknownFunction(at ast.Node, name string) node {
+	if clock.MatchString(strings.ToLower(name)) {
+		return c.fail(at, "there is no function %s, since there is no clock here: compare with another time, a - b > 86400 (seconds), or a fixed one, a > \"2026-03-01\"", name)
+	}
 	known := slices.Sorted(maps.Keys(c.scope.Functions))
 	known = append(known, slices.Sorted(maps.Keys(functions()))...)
 	return c.fail(at, "there is no function %s%s", name, suggest.DidYouMean(name, append(known, "coalesce")))

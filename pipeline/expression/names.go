@@ -28,6 +28,10 @@ func (c *compiler) identifier(n *ast.IdentifierNode) node {
 	if _, ok := c.function(n.Value); ok {
 		return c.fail(n, "%s is a function: write %s(…)", n.Value, n.Value)
 	}
+	switch strings.ToLower(n.Value) { // what other languages call it
+	case "null", "none", "undefined":
+		return c.fail(n, "there is no %s here: has(x) tells whether x is there", n.Value)
+	}
 	known := slices.Sorted(maps.Keys(c.scope.Names))
 	return c.fail(n, "unknown name %q%s", n.Value, suggest.DidYouMean(n.Value, append(known, c.scope.Roots...)))
 }
