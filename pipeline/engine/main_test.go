@@ -47,9 +47,13 @@ func newMachine(t *testing.T, brokers []string) *machine {
 	return m
 }
 
-func (m *machine) dial(brokers []string) *broker.Cluster {
+func (m *machine) dial(brokers []string, change ...func(*broker.Config)) *broker.Cluster {
 	m.t.Helper()
-	c, err := broker.Dial(m.context(), broker.Config{Brokers: brokers, TransactionTimeout: time.Second, Logger: slog.New(slog.DiscardHandler)})
+	conf := broker.Config{Brokers: brokers, TransactionTimeout: time.Second, Logger: slog.New(slog.DiscardHandler)}
+	for _, f := range change {
+		f(&conf)
+	}
+	c, err := broker.Dial(m.context(), conf)
 	m.check(err)
 	m.t.Cleanup(func() { m.check(c.Close()) })
 	return c

@@ -49,7 +49,7 @@ func TestUpdateDoesNotTellOfARefusedEvent(t *testing.T) {
 		t.Fatal(err, problems)
 	}
 	m.plan.Resolve = real.Resolve
-	m.plan.Profile = append(real.Profile, pipeline.StagePlan{Kind: "judge", Code: 200, New: func() pipeline.Stage { return judge{pipeline.TaskProfile} }})
+	m.plan.Profile = append(slices.Clone(real.Profile), pipeline.StagePlan{Kind: "judge", Code: 200, New: func() pipeline.Stage { return judge{pipeline.TaskProfile} }})
 	m.send("a", "profile-refused")
 	m.start()
 	m.eventually(func() error {
