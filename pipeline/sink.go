@@ -25,14 +25,16 @@ type Sink interface {
 type RangeSink interface {
 	// WriteRange stores the records. Outcomes: nil (all delivered) or one per record (Delivered or Rejected).
 	WriteRange(ctx context.Context, r Range, records []Record) ([]Outcome, error)
-	// Resume tells where to start a partition for which the group has no offset, -1 if the sink does not know.
-	Resume(ctx context.Context, topic string, partition int32) (int64, error)
+	// Resume tells where to start a partition for which the group has no offset, -1 if the sink does not know. Offsets of
+	// another topic of that name, with another id, mean nothing.
+	Resume(ctx context.Context, topic string, id ID, partition int32) (int64, error)
 	Close() error
 }
 
 // Range is a run of offsets of one partition that is written as one unit.
 type Range struct {
 	Topic     string // without the pipeline's prefix
+	TopicID   ID     // Kafka's id of it: a topic that is made again has another, and its offsets start over
 	Partition int32
 	First     int64 // first offset
 	Last      int64 // last offset, inclusive

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/IBM/sarama"
+
+	"github.com/millstream-io/millstream/pipeline"
 )
 
 // Topic is a topic that must exist.
@@ -13,7 +15,7 @@ type Topic struct {
 	Name       string
 	Partitions int32
 	// Config holds the topic's settings by Kafka's names (retention.ms, cleanup.policy, …). They are given when the topic is
-	// made; a topic that exists keeps what it has. Replication is the broker's default.
+	// made; a topic that exists keeps what it has. Replication is Config.Replication.
 	Config map[string]string
 }
 
@@ -78,7 +80,7 @@ func (c *Cluster) createTopic(ctx context.Context, t Topic) error {
 	for k, v := range t.Config {
 		config[k] = &v
 	}
-	detail := &sarama.TopicDetail{NumPartitions: t.Partitions, ReplicationFactor: -1, ConfigEntries: config}
+	detail := &sarama.TopicDetail{NumPartitions: t.Partitions, ReplicationFactor: c.conf.replication(), ConfigEntries: config}
 	return c.retry(ctx, "creating topic "+t.Name, func() error {
 		admin, err := sarama.NewClusterAdminFromClient(c.client)
 		if err != nil {
@@ -115,4 +117,36 @@ func (c *Cluster) awaitTopic(ctx context.Context, t Topic) error {
 		return fmt.Errorf("wait for topic %s: %w", t.Name, err)
 	}
 	return nil
+}
+
+// TopicID returns the id that Kafka gave the topic when it was made (KIP-516): one that is deleted and made again under the
+// same name has another. It asks the leader of the partition, which learns of a new topic before it serves records of it: if
+// the id is the same before a read and after it, what was read is of that topic. It waits while there is no such topic, until
+// ctx ends.
+func (c *Cluster) TopicID(ctx context.Context, topic string, part int32) (pipeline.ID, error) {
+	var id pipeline.ID
+	err := c.retry(ctx, "asking for the id of topic "+topic, func() error {
+		leader, err := c.client.Leader(topic, part)
+		if err != nil {
+			return err
+		}
+		resp, err := leader.GetMetadata(sarama.NewMetadataRequest(c.client.Config().Version, []string{topic}))
+		if err != nil {
+			_ = leader.Close() // the client opens it again
+			_ = c.client.RefreshMetadata(topic)
+			return err
+		}
+		if len(resp.Topics) != 1 {
+			return sarama.ErrIncompleteResponse
+		}
+		if err := resp.Topics[0].Err; err != sarama.ErrNoError {
+			return err
+		}
+		id = pipeline.ID(resp.Topics[0].Uuid)
+		return nil
+	})
+	if err != nil {
+		return pipeline.ID{}, fmt.Errorf("ask for the id of topic %s: %w", topic, err)
+	}
+	return id, nil
 }

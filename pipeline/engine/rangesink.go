@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/millstream-io/millstream/pipeline"
 	"github.com/millstream-io/millstream/pipeline/broker"
 )
@@ -19,13 +21,23 @@ const (
 	rangeInterval = time.Second
 )
 
-// An intent is the metadata of a range sink's group offset: "1 <last>" says that the offsets from the group's offset to
-// last are being written, as one range. After a crash the same range is written again, and the sink recognises it. Without
-// the note a worker would read another range, and the sink could not tell what of it is new.
-const intentFormat = "1"
+// A note is the metadata of a range sink's group offset: "2 <topic id>" says of which topic the offset is, for one that was
+// deleted and made again begins anew; "2 <topic id> <last>", the intent, says also that the offsets from the group's offset
+// to last are being written, as one range. After a crash the same range is written again, and the sink recognises it.
+// Without the intent a worker would read another range, and the sink could not tell what of it is new.
+type note struct {
+	topicID pipeline.ID
+	last    int64 // -1: no range is being written
+}
 
-// errEnough ends the reading of a range.
-var errEnough = errors.New("enough")
+const noteFormat = "2"
+
+var (
+	// errEnough ends the reading of a range.
+	errEnough = errors.New("enough")
+	// errMadeAgain says that the worker's offsets are those of a topic that is gone.
+	errMadeAgain = errors.New("the topic was made again")
+)
 
 // runRangeSink runs the task of a RangeSink over all its topics.
 func (e *engine) runRangeSink(ctx context.Context, s *pipeline.SinkPlan, sink pipeline.RangeSink) error {
@@ -43,6 +55,8 @@ func (e *engine) runRangeSink(ctx context.Context, s *pipeline.SinkPlan, sink pi
 				return nil
 			case errors.Is(err, broker.ErrSessionOver):
 				return err
+			case errors.Is(err, errMadeAgain):
+				continue
 			}
 			e.Logger.Error("sink failed; trying again", "sink", s.Name, "topic", a.Topic, "partition", a.Partition, "error", err)
 			if wait(ctx, pause) != nil {
@@ -59,6 +73,7 @@ type rangeWorker struct {
 	sink  pipeline.RangeSink
 	group string
 	a     broker.Assignment
+	id    pipeline.ID // of the topic that is being read
 }
 
 func (w *rangeWorker) run(ctx context.Context) (err error) {
@@ -74,6 +89,10 @@ func (w *rangeWorker) run(ctx context.Context) (err error) {
 	}
 	for m := range batches {
 		b, _ := pipeline.BatchOf(m)
+		if err := w.sameTopic(ctx); err != nil {
+			m.Nack()
+			return err
+		}
 		if len(b.Records) > 0 {
 			if err := w.write(ctx, next, b.Records); err != nil {
 				m.Nack()
@@ -82,7 +101,7 @@ func (w *rangeWorker) run(ctx context.Context) (err error) {
 			w.Counters.took("sink."+w.plan.Name, len(b.Records))
 		}
 		if b.Next != next {
-			if err := w.commit(ctx, broker.Position{Offset: b.Next}); err != nil {
+			if err := w.commit(ctx, b.Next, -1); err != nil {
 				m.Nack()
 				return err
 			}
@@ -99,12 +118,24 @@ func (w *rangeWorker) run(ctx context.Context) (err error) {
 
 // start finds where to begin, and first finishes a range that a predecessor had announced.
 func (w *rangeWorker) start(ctx context.Context) (int64, error) {
+	var err error
+	if w.id, err = w.Cluster.TopicID(ctx, w.a.Topic, w.a.Partition); err != nil {
+		return 0, err
+	}
 	at, err := w.Cluster.Committed(ctx, w.group, w.a.Topic, w.a.Partition)
 	if err != nil {
 		return 0, fmt.Errorf("ask for the offset of group %s: %w", w.group, err)
 	}
+	n, err := parseNote(at.Metadata, w.id)
+	if err != nil {
+		return 0, fmt.Errorf("read the metadata of the offset of group %s in %s partition %d: %w", w.group, w.a.Topic, w.a.Partition, err)
+	}
+	if at.Offset >= 0 && n.topicID != w.id {
+		w.Logger.Warn("the topic was made again; the group's offset belongs to the one before and is not used", "sink", w.plan.Name, "topic", w.a.Topic, "partition", w.a.Partition, "offset", at.Offset)
+		at.Offset, n.last = -1, -1
+	}
 	if at.Offset < 0 {
-		if at.Offset, err = w.sink.Resume(ctx, w.short(w.a.Topic), w.a.Partition); err != nil {
+		if at.Offset, err = w.sink.Resume(ctx, w.short(w.a.Topic), w.id, w.a.Partition); err != nil {
 			return 0, fmt.Errorf("ask the sink where to go on: %w", err)
 		}
 	}
@@ -115,12 +146,14 @@ func (w *rangeWorker) start(ctx context.Context) (int64, error) {
 		}
 		at.Offset = starts[w.a.Partition]
 	}
-	last, open := parseIntent(at.Metadata)
-	if !open || last < at.Offset {
+	if n.last < at.Offset {
 		return at.Offset, nil
 	}
-	records, err := w.read(ctx, at.Offset, last)
+	records, err := w.read(ctx, at.Offset, n.last)
 	if err != nil {
+		return 0, err
+	}
+	if err := w.sameTopic(ctx); err != nil {
 		return 0, err
 	}
 	if len(records) > 0 {
@@ -128,7 +161,16 @@ func (w *rangeWorker) start(ctx context.Context) (int64, error) {
 			return 0, err
 		}
 	}
-	return last + 1, w.commit(ctx, broker.Position{Offset: last + 1})
+	return n.last + 1, w.commit(ctx, n.last+1, -1)
+}
+
+// sameTopic makes sure that what was read so far is of the topic whose offsets the worker counts.
+func (w *rangeWorker) sameTopic(ctx context.Context) error {
+	id, err := w.Cluster.TopicID(ctx, w.a.Topic, w.a.Partition)
+	if err == nil && id != w.id {
+		err = fmt.Errorf("%w: %s", errMadeAgain, w.a.Topic)
+	}
+	return err
 }
 
 // read reads the records of a range again.
@@ -156,7 +198,7 @@ func (w *rangeWorker) read(ctx context.Context, first, last int64) ([]pipeline.R
 // write announces the range, then stores it. from is the group's offset.
 func (w *rangeWorker) write(ctx context.Context, from int64, records []pipeline.Record) error {
 	last := records[len(records)-1].Offset
-	if err := w.commit(ctx, broker.Position{Offset: from, Metadata: intentFormat + " " + strconv.FormatInt(last, 10)}); err != nil {
+	if err := w.commit(ctx, from, last); err != nil {
 		return err
 	}
 	w.Step("range announced")
@@ -170,7 +212,7 @@ func (w *rangeWorker) write(ctx context.Context, from int64, records []pipeline.
 // store writes the range and acknowledges what the sink refused as dead letters.
 func (w *rangeWorker) store(ctx context.Context, records []pipeline.Record, repeated bool) error {
 	topic := w.short(w.a.Topic)
-	r := pipeline.Range{Topic: topic, Partition: w.a.Partition, First: records[0].Offset, Last: records[len(records)-1].Offset,
+	r := pipeline.Range{Topic: topic, TopicID: w.id, Partition: w.a.Partition, First: records[0].Offset, Last: records[len(records)-1].Offset,
 		Repeated: repeated, Watermark: records[len(records)-1].Time}
 	outcomes, err := w.sink.WriteRange(ctx, r, records)
 	if err != nil {
@@ -207,18 +249,46 @@ func (w *rangeWorker) store(ctx context.Context, records []pipeline.Record, repe
 	return nil
 }
 
-func (w *rangeWorker) commit(ctx context.Context, p broker.Position) error {
+// commit commits offset; last, unless -1, ends the range from there on that is about to be written.
+func (w *rangeWorker) commit(ctx context.Context, offset, last int64) error {
+	p := broker.Position{Offset: offset, Metadata: note{w.id, last}.String()}
 	if err := w.Cluster.CommitOffset(ctx, w.a.Session, w.a.Topic, w.a.Partition, p); err != nil {
-		return fmt.Errorf("commit offset %d of %s partition %d: %w", p.Offset, w.a.Topic, w.a.Partition, err)
+		return fmt.Errorf("commit offset %d of %s partition %d: %w", offset, w.a.Topic, w.a.Partition, err)
 	}
 	return nil
 }
 
-func parseIntent(metadata string) (last int64, open bool) {
-	f := strings.Fields(metadata)
-	if len(f) != 2 || f[0] != intentFormat {
-		return 0, false
+func (n note) String() string {
+	s := noteFormat + " " + n.topicID.String()
+	if n.last >= 0 {
+		s += " " + strconv.FormatInt(n.last, 10)
 	}
-	last, err := strconv.ParseInt(f[1], 10, 64)
-	return last, err == nil
+	return s
+}
+
+// parseNote reads a note. Offsets that were set by Kafka's own tools have none: they are taken for those of the topic id.
+// So is the form of before topic ids, "1 <last>".
+func parseNote(metadata string, id pipeline.ID) (note, error) {
+	n := note{topicID: id, last: -1}
+	f := strings.Fields(metadata)
+	if len(f) == 0 {
+		return n, nil
+	}
+	var err error
+	switch {
+	case f[0] == "1" && len(f) == 2:
+	case f[0] == noteFormat && (len(f) == 2 || len(f) == 3):
+		if n.topicID, err = uuid.Parse(f[1]); err != nil {
+			return n, fmt.Errorf("%q is not a topic id", f[1])
+		}
+		if len(f) == 2 {
+			return n, nil
+		}
+	default:
+		return n, fmt.Errorf("%q was not written by this version of Millstream: upgrade it", metadata)
+	}
+	if n.last, err = strconv.ParseInt(f[len(f)-1], 10, 64); err != nil {
+		return n, fmt.Errorf("%q does not end in an offset", metadata)
+	}
+	return n, nil
 }

@@ -119,7 +119,7 @@ func (t *profileRows) add(m *pipeline.Message, data, meta gjson.Result) *pipelin
 	if !p.IsObject() {
 		p = data
 	}
-	version, ok := unsigned(meta.Get("version"), math.MaxUint64)
+	version, ok := t.sequence(meta.Get("version"))
 	if !ok || !p.IsObject() {
 		return pipeline.Reject("profile_incomplete", "the message lacks the profile or meta.version")
 	}
@@ -277,7 +277,7 @@ func (t *segmentRows) init() {
 func (t *segmentRows) add(m *pipeline.Message, data, meta gjson.Result) *pipeline.RejectError {
 	id, err := uuid.Parse(data.Get("transition_id").String())
 	segment := data.Get("segment").String()
-	sequence, okSequence := unsigned(meta.Get("sequence"), math.MaxUint64)
+	sequence, okSequence := t.rows.sequence(meta.Get("sequence"))
 	version, okVersion := unsigned(data.Get("version"), math.MaxUint32)
 	if err != nil || segment == "" || !okSequence || !okVersion {
 		return pipeline.Reject("transition_incomplete", "the message lacks a usable transition_id, segment, version or meta.sequence")

@@ -88,7 +88,7 @@ func TestOpenEmbedded(t *testing.T) {
 		t.Fatal(err)
 	}
 	sink := s.(pipeline.RangeSink)
-	if next, err := sink.Resume(t.Context(), "resolved", 0); next != -1 || err != nil {
+	if next, err := sink.Resume(t.Context(), "resolved", pipeline.ID{}, 0); next != -1 || err != nil {
 		t.Errorf("resume: %d %v", next, err)
 	}
 	if err := sink.Close(); err != nil {

@@ -29,17 +29,21 @@ func newSettings() clickhouse.Settings {
 	return clickhouse.Settings{"deduplicate_insert": "enable"}
 }
 
-// insert sends the rows of one table of a unit. doubtful: they may have been sent before.
-func (s *Sink) insert(ctx context.Context, b batch, t *rows, u *unit, doubtful bool) error {
+// insert sends the rows of one table of a unit, and says which statement it was that failed. doubtful: they may have been
+// sent before.
+func (s *Sink) insert(ctx context.Context, b batch, t *rows, u *unit, doubtful bool) (what string, err error) {
 	if doubtful && t.key != "" && t.count() > 0 {
+		what = "look for landed rows in " + t.table
 		if err := s.settle(ctx, b, t, u); err != nil {
-			return err
+			return what, err
 		}
+		s.trouble.over(s.log, what)
 	}
+	what = "insert into " + t.table
 	if t.count() == 0 {
-		return nil
+		return what, nil
 	}
-	return s.send(ctx, t, u.token(t.table))
+	return what, s.send(ctx, t, u.token(t.table))
 }
 
 // send is one INSERT.

@@ -77,10 +77,12 @@ func refill(b batch, u *unit) {
 // keysPerQuery keeps a query below ClickHouse's limit of 256 KiB.
 const keysPerQuery = 1000
 
-// landed selects an expression of the rows of the unit that are in the table.
+// landed selects an expression of the rows of the unit that are in the table. Rows of another topic of that name do not
+// count: an import that is loaded again into new topics has the same transitions, at the same times.
 func (s *Sink) landed(ctx context.Context, t *rows, u *unit, keys []string, expression string) ([]string, error) {
 	query := "SELECT " + expression + " FROM " + s.table(t.table) +
-		" WHERE " + t.timeColumn + " BETWEEN fromUnixTimestamp64Milli(" + strconv.FormatInt(t.from, 10) + ", 'UTC') AND fromUnixTimestamp64Milli(" + strconv.FormatInt(t.to, 10) + ", 'UTC')"
+		" WHERE " + t.timeColumn + " BETWEEN fromUnixTimestamp64Milli(" + strconv.FormatInt(t.from, 10) + ", 'UTC') AND fromUnixTimestamp64Milli(" + strconv.FormatInt(t.to, 10) + ", 'UTC')" +
+		" AND topic_id = toUUID(" + quoteText(u.id.String()) + ")"
 	if t.table == "events" { // a range of offsets says it all
 		query += fmt.Sprintf(" AND kafka_partition = %d AND kafka_offset BETWEEN %d AND %d", u.partition, u.first, u.last)
 		return s.texts(ctx, query)

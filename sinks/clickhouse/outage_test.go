@@ -58,7 +58,7 @@ func TestServerDownAtStartAndInBetween(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.want(`SELECT count() FROM events`, "60")
-	if next, err := o.s.Resume(t.Context(), "resolved", 3); next != 60 || err != nil {
+	if next, err := o.s.Resume(t.Context(), "resolved", pipeline.ID{}, 3); next != 60 || err != nil {
 		t.Errorf("resume: %d %v", next, err)
 	}
 	if strings.Contains(d.log.String(), engine.Password()) {
@@ -69,6 +69,9 @@ func TestServerDownAtStartAndInBetween(t *testing.T) {
 func TestCancelEndsEverything(t *testing.T) {
 	d := newDB(t)
 	p, s := d.openBehindProxy()
+	if _, err := s.Resume(t.Context(), "resolved", pipeline.ID{}, 0); err != nil { // the topic is known from here on
+		t.Fatal(err)
+	}
 	p.down()
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -81,7 +84,7 @@ func TestCancelEndsEverything(t *testing.T) {
 		})
 	}
 	wg.Go(func() {
-		if _, err := s.Resume(ctx, "resolved", 0); !errors.Is(err, context.Canceled) {
+		if _, err := s.Resume(ctx, "resolved", pipeline.ID{}, 0); !errors.Is(err, context.Canceled) {
 			t.Errorf("resume: %v", err)
 		}
 	})

@@ -22,21 +22,21 @@ func (s *Sink) prepare(ctx context.Context) error {
 		return err
 	}
 	return s.until(ctx, func(ctx context.Context) (string, error) {
-		const what = "open the database"
-		if err := s.createDatabase(ctx); err != nil {
-			return what, err
+		for _, step := range []struct {
+			what string
+			do   func(context.Context) error
+		}{
+			{"look for the database, or create it", s.createDatabase},
+			{"ask for settings", s.preflightSettings},
+			{"migrate the schema", func(ctx context.Context) error { return s.migrate(ctx, steps) }},
+			{"look at the tables", s.preflightTables},
+		} {
+			if err := step.do(ctx); err != nil {
+				return step.what, err
+			}
+			s.trouble.over(s.log, step.what)
 		}
-		if err := s.preflightSettings(ctx); err != nil {
-			return what, err
-		}
-		if err := s.migrate(ctx, steps); err != nil {
-			return what, err
-		}
-		if err := s.preflightTables(ctx); err != nil {
-			return what, err
-		}
-		s.trouble.over(s.log, what)
-		return what, nil
+		return "", nil
 	})
 }
 
@@ -119,7 +119,7 @@ func (t *tableInfo) repair() string {
 
 // writtenTables are the tables that the sink inserts into.
 func writtenTables() []string {
-	tables := []string{"progress"}
+	tables := []string{"progress", "topic_ids"}
 	for _, topic := range topics() {
 		for _, t := range newBatch(topic).tables() {
 			tables = append(tables, t.table)

@@ -17,6 +17,7 @@ type proxy struct {
 	mu       sync.Mutex
 	listener net.Listener
 	conns    map[net.Conn]bool
+	alter    func(request []byte) []byte
 	lose     func(request []byte) bool // tells whether the answer to what the client has sent is to be lost
 	lost     int
 	refusing bool
@@ -149,7 +150,7 @@ func (p *proxy) serve(client net.Conn) {
 					head, _, _ := bytes.Cut(buf[:n], []byte("\r\n"))
 					request <- bytes.Clone(head)
 				}
-				if _, err := server.Write(buf[:n]); err != nil {
+				if _, err := server.Write(p.altered(buf[:n])); err != nil {
 					return
 				}
 			}
@@ -176,6 +177,22 @@ func (p *proxy) serve(client net.Conn) {
 	_ = client.Close()
 	_ = server.Close()
 	<-done
+}
+
+// alterRequests changes what the client sends from now on; nil: no more.
+func (p *proxy) alterRequests(alter func(request []byte) []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.alter = alter
+}
+
+func (p *proxy) altered(request []byte) []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.alter == nil {
+		return request
+	}
+	return p.alter(request)
 }
 
 func (p *proxy) loses(head []byte) bool {

@@ -2,12 +2,14 @@ package clickhouse
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 	"unicode/utf8"
 	"unsafe"
 
 	"github.com/ClickHouse/ch-go/proto"
+	"github.com/tidwall/gjson"
 
 	"github.com/millstream-io/millstream/pipeline"
 )
@@ -22,17 +24,25 @@ type batch interface {
 
 // newBatch returns an empty batch for a topic, nil for a topic that this sink does not read.
 func newBatch(topic string) batch {
+	var b batch
 	switch topic {
 	case "resolved":
-		return newEventBatch()
+		b = newEventBatch()
 	case "changes":
-		return newChangeBatch()
+		b = newChangeBatch()
 	case "deliveries":
-		return newDeliveryBatch()
+		b = newDeliveryBatch()
 	case "dead_letters":
-		return newLetterBatch()
+		b = newLetterBatch()
+	default:
+		return nil
 	}
-	return nil
+	for _, t := range b.tables() {
+		if t.key != "" {
+			t.topicIDs = column(t, "topic_id", new(proto.ColUUID))
+		}
+	}
+	return b
 }
 
 // rows are the rows of one table, by column.
@@ -44,6 +54,8 @@ type rows struct {
 	// How to ask whether a row has landed, see landed.go. Empty for Replacing tables: there a row that comes twice counts once.
 	key        string // SQL expression of the row's key
 	timeColumn string
+	topicIDs   *proto.ColUUID // filled by encode; nil where key is empty
+	origin     *origin        // where the rows come from; nil: a topic without an id
 
 	collect  bool            // note the keys
 	keys     []string        // of all rows, if collect
@@ -80,8 +92,27 @@ func (t *rows) skip(at proto.DateTime64, key func() string) bool {
 	return false
 }
 
+// sequence reads a version or sequence and puts it above those of the topics before this one.
+func (t *rows) sequence(v gjson.Result) (uint64, bool) {
+	var before uint64
+	if t.origin != nil {
+		before = pipeline.Sequence(t.origin.turns, 0)
+	}
+	n, ok := unsigned(v, math.MaxUint64-before)
+	return before + n, ok
+}
+
 // encode returns the rows in ClickHouse's Native format. The bytes are valid until the next encode.
 func (t *rows) encode() ([]byte, error) {
+	if t.topicIDs != nil {
+		var id pipeline.ID
+		if t.origin != nil {
+			id = t.origin.id
+		}
+		for t.topicIDs.Rows() < t.count() {
+			t.topicIDs.Append(id)
+		}
+	}
 	t.buf.Reset()
 	b := proto.Block{Columns: len(t.input), Rows: t.count()}
 	// Over HTTP the server reads Native of protocol revision 0, whatever its own is.

@@ -24,6 +24,7 @@ type Sink struct {
 
 	slots   chan struct{} // one for each insert that runs; they bound the memory of encoded rows
 	batches sync.Map      // topic -> *sync.Pool of batch
+	origins sync.Map      // originKey -> *origin
 }
 
 func newSink(a *address, log *slog.Logger) (*Sink, error) {
@@ -53,7 +54,7 @@ const (
 
 // unit is a part of a range that is small enough for one statement per table. Its offsets are in its tokens.
 type unit struct {
-	topic       string
+	*origin
 	partition   int32
 	first, last int64
 	records     []pipeline.Record
@@ -61,22 +62,25 @@ type unit struct {
 }
 
 // cut divides a range into units, by the records alone.
-func cut(r pipeline.Range, records []pipeline.Record) []unit {
+func cut(o *origin, r pipeline.Range, records []pipeline.Record) []unit {
 	var units []unit
 	first, begin, bytes := r.First, 0, 0
 	for i := range records {
 		size := len(records[i].Value)
 		if i > begin && (i-begin >= maxUnitRecords || bytes+size > maxUnitBytes) {
-			units = append(units, unit{topic: r.Topic, partition: r.Partition, first: first, last: records[i].Offset - 1, records: records[begin:i]})
+			units = append(units, unit{origin: o, partition: r.Partition, first: first, last: records[i].Offset - 1, records: records[begin:i]})
 			first, begin, bytes = records[i].Offset, i, 0
 		}
 		bytes += size
 	}
-	return append(units, unit{topic: r.Topic, partition: r.Partition, first: first, last: r.Last, records: records[begin:]})
+	return append(units, unit{origin: o, partition: r.Partition, first: first, last: r.Last, records: records[begin:]})
 }
 
-func (u *unit) token(table string) string {
-	return fmt.Sprintf("%s-%d-%d-%d-%s", u.topic, u.partition, u.first, u.last, table)
+func (u *unit) token(table string) string { return u.origin.token(u.partition, u.first, u.last, table) }
+
+// token names a range of one partition of the topic. The id is in it: offsets of a topic that is made again start over.
+func (o *origin) token(partition int32, first, last int64, table string) string {
+	return fmt.Sprintf("%s-%s-%d-%d-%d-%s", o.topic, o.id, partition, first, last, table)
 }
 
 // WriteRange stores the records and returns once the server has them all, or when ctx ends; then the same range must come
@@ -86,13 +90,17 @@ func (s *Sink) WriteRange(ctx context.Context, r pipeline.Range, records []pipel
 	if newBatch(r.Topic) == nil {
 		return nil, fmt.Errorf("write a range of topic %s: the clickhouse sink does not read it", r.Topic)
 	}
+	o, err := s.origin(ctx, r.Topic, r.TopicID)
+	if err != nil {
+		return nil, fmt.Errorf("look up topic %s: %w", r.Topic, err)
+	}
 	rejected := make(map[int64]*pipeline.RejectError) // by offset
-	for _, u := range cut(r, records) {
+	for _, u := range cut(o, r, records) {
 		if err := s.writeUnit(ctx, &u, r.Repeated, rejected); err != nil {
 			return nil, fmt.Errorf("write %s partition %d offsets %d to %d: %w", r.Topic, r.Partition, r.First, r.Last, err)
 		}
 	}
-	if err := s.writeProgress(ctx, r); err != nil {
+	if err := s.writeProgress(ctx, o, r); err != nil {
 		return nil, fmt.Errorf("note the progress of %s partition %d at offset %d: %w", r.Topic, r.Partition, r.Last, err)
 	}
 	if len(rejected) == 0 {
@@ -131,13 +139,15 @@ func (s *Sink) tryUnit(ctx context.Context, u *unit, doubtful bool, done map[str
 	}
 	b := s.batch(u.topic)
 	defer s.release(u.topic, b)
+	for _, t := range b.tables() {
+		t.origin = u.origin
+	}
 	fillBatch(b, u.records, rejected)
 	for _, t := range b.tables() {
 		if done[t.table] {
 			continue
 		}
-		what = "insert into " + t.table
-		if err := s.insert(ctx, b, t, u, doubtful); err != nil {
+		if what, err = s.insert(ctx, b, t, u, doubtful); err != nil {
 			return what, err
 		}
 		done[t.table] = true
@@ -163,7 +173,7 @@ func (s *Sink) batch(topic string) batch {
 func (s *Sink) release(topic string, b batch) {
 	for _, t := range b.tables() {
 		t.reset()
-		t.have = nil
+		t.have, t.origin = nil, nil
 	}
 	pool, _ := s.batches.Load(topic)
 	pool.(*sync.Pool).Put(b)
@@ -171,9 +181,10 @@ func (s *Sink) release(topic string, b batch) {
 
 // writeProgress adds the row of progress: what is below next_offset is stored, and so is what the broker got before
 // complete_until.
-func (s *Sink) writeProgress(ctx context.Context, r pipeline.Range) error {
+func (s *Sink) writeProgress(ctx context.Context, o *origin, r pipeline.Range) error {
 	t := rows{table: "progress"}
 	column(&t, "topic", newLowText()).Append(r.Topic)
+	column(&t, "topic_id", new(proto.ColUUID)).Append(o.id)
 	column(&t, "kafka_partition", new(proto.ColUInt16)).Append(uint16(r.Partition))
 	column(&t, "next_offset", new(proto.ColUInt64)).Append(uint64(r.Last + 1))
 	until := proto.DateTime64(0)
@@ -181,7 +192,7 @@ func (s *Sink) writeProgress(ctx context.Context, r pipeline.Range) error {
 		until = stored(r.Watermark)
 	}
 	column(&t, "complete_until", newTimes()).AppendRaw(until)
-	token := fmt.Sprintf("%s-%d-%d-%d-progress", r.Topic, r.Partition, r.First, r.Last)
+	token := o.token(r.Partition, r.First, r.Last, "progress")
 	return s.until(ctx, func(ctx context.Context) (string, error) {
 		const what = "insert into progress"
 		err := s.send(ctx, &t, token)
@@ -192,14 +203,18 @@ func (s *Sink) writeProgress(ctx context.Context, r pipeline.Range) error {
 	})
 }
 
-// Resume is the offset after the last range of the partition that is stored whole, -1 if there is none. It waits for the
-// server until ctx ends.
-func (s *Sink) Resume(ctx context.Context, topic string, partition int32) (int64, error) {
+// Resume is the offset after the last range of the partition that is stored whole, -1 if there is none. What another topic
+// of that name has reached is of no use. It waits for the server until ctx ends.
+func (s *Sink) Resume(ctx context.Context, topic string, id pipeline.ID, partition int32) (int64, error) {
 	next := int64(-1)
-	err := s.until(ctx, func(ctx context.Context) (string, error) {
+	_, err := s.origin(ctx, topic, id)
+	if err != nil {
+		return -1, fmt.Errorf("look up topic %s: %w", topic, err)
+	}
+	err = s.until(ctx, func(ctx context.Context) (string, error) {
 		const what = "read progress"
 		var known, offset uint64
-		row := s.conn.QueryRow(ctx, "SELECT count(), max(next_offset) FROM "+s.table("progress")+" WHERE topic = ? AND kafka_partition = ?", topic, partition)
+		row := s.conn.QueryRow(ctx, "SELECT count(), max(next_offset) FROM "+s.table("progress")+" WHERE topic = ? AND topic_id = ? AND kafka_partition = ?", topic, id, partition)
 		if err := row.Scan(&known, &offset); err != nil {
 			return what, err
 		}
