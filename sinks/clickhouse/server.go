@@ -2,10 +2,13 @@ package clickhouse
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -64,8 +67,9 @@ func refuse(format string, args ...any) error { return &refusal{fmt.Sprintf(form
 
 // fault is what an operator may know of an error.
 type fault struct {
-	text   string // without secrets or customer data
-	repair string // what a person must do; empty: it may pass by itself
+	text     string // without secrets or customer data
+	answered bool   // by ClickHouse itself
+	repair   string // what a person must do; empty: it may pass by itself
 }
 
 // explain describes an error without repeating what may hold customer data: ClickHouse quotes values that it cannot
@@ -73,22 +77,45 @@ type fault struct {
 func explain(err error) fault {
 	var exception *clickhouse.Exception
 	if errors.As(err, &exception) {
-		f := fault{text: strings.TrimSpace(fmt.Sprintf("code %d %s", exception.Code, exception.CodeName)), repair: repairs[exception.Code]}
-		if f.repair != "" {
+		f := fault{text: strings.TrimSpace(fmt.Sprintf("code %d %s", exception.Code, exception.CodeName)), answered: true, repair: repairs[exception.Code]}
+		switch {
+		case f.repair != "":
 			f.text += ": " + firstLine(exception.Message)
+		case !slices.Contains(passing, exception.Code):
+			f.repair = "the whole answer, which may quote customer data, is in the server's log and in system.query_log"
 		}
 		return f
 	}
 	var status *clickhouse.HTTPError
 	if errors.As(err, &status) {
-		return fault{text: fmt.Sprintf("HTTP status %d without an answer of ClickHouse: is this its HTTP port?", status.StatusCode)}
+		f := fault{text: fmt.Sprintf("HTTP status %d without an answer of ClickHouse", status.StatusCode)}
+		if status.StatusCode < 500 && status.StatusCode != http.StatusTooManyRequests && status.StatusCode != http.StatusRequestTimeout {
+			f.repair = "something else answers there: check url, it must be ClickHouse's HTTP port"
+		}
+		return f
 	}
 	// Network errors. net/http blanks the password but shows user and parameters; the part after the address is enough.
 	text := err.Error()
 	if i := strings.LastIndex(text, "\": "); i >= 0 {
 		text = text[i+3:]
 	}
-	return fault{text: firstLine(text)}
+	f := fault{text: firstLine(text)}
+	var certificate *tls.CertificateVerificationError
+	switch {
+	case errors.As(err, &certificate):
+		f.repair = "the server's certificate is not trusted here, or is for another name: check url and the certificate"
+	case errors.Is(err, http.ErrSchemeMismatch):
+		f.repair = "url says https://, but the server speaks http there: check url"
+	}
+	return f
+}
+
+// passing are answers that pass by themselves: the server, or one it depends on, has too much to do, starts or stops. Every
+// other answer comes again until somebody changes something.
+var passing = []int32{
+	159, 160, 202, 203, 209, 210, 225, 236, 241, 252, // TIMEOUT_EXCEEDED, TOO_SLOW, TOO_MANY_SIMULTANEOUS_QUERIES, NO_FREE_CONNECTION, SOCKET_TIMEOUT, NETWORK_ERROR, NO_ZOOKEEPER, ABORTED, MEMORY_LIMIT_EXCEEDED, TOO_MANY_PARTS
+	279, 285, 286, 289, 319, 394, 439, 473, 499, 517, // ALL_CONNECTION_TRIES_FAILED, TOO_FEW_LIVE_REPLICAS, UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE, REPLICA_IS_NOT_IN_QUORUM, UNKNOWN_STATUS_OF_INSERT, QUERY_WAS_CANCELLED, CANNOT_SCHEDULE_TASK, DEADLOCK_AVOIDED, S3_ERROR, CANNOT_ASSIGN_ALTER
+	999, 1002, // KEEPER_EXCEPTION, UNKNOWN_EXCEPTION
 }
 
 // repairs are errors that stay until somebody changes the server, by ClickHouse's number. Their texts name columns, tables,
@@ -149,6 +176,8 @@ func (t *trouble) say(log *slog.Logger, what string, f fault) {
 	case repeated:
 	case f.repair != "":
 		log.Error("ClickHouse refuses; nothing is lost, the sink waits for a repair", "trying_to", what, "error", f.text, "repair", f.repair)
+	case f.answered:
+		log.Warn("ClickHouse cannot do it now; trying again", "trying_to", what, "error", f.text)
 	default:
 		log.Warn("waiting for ClickHouse", "trying_to", what, "error", f.text)
 	}
