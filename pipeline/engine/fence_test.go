@@ -2,17 +2,19 @@ package engine_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/millstream-io/millstream/internal/testenv"
 	"github.com/millstream-io/millstream/pipeline"
 	"github.com/millstream-io/millstream/pipeline/broker"
 )
 
-// predecessor is a worker that hangs in the middle of a transaction: it has sent a message and not ended it.
-func (m *machine) predecessor(id, topic string) *broker.Transactions {
+// predecessor is a worker that hangs in the middle of a transaction: it has sent a message and not ended it, and the broker
+// will not end it for a long time either.
+func (m *machine) predecessor(brokers []string, id, topic string) *broker.Transactions {
 	m.t.Helper()
 	m.check(m.cluster.EnsureTopics(m.context(), []broker.Topic{{Name: m.topic(topic), Partitions: 1}}))
-	old, err := m.cluster.OpenTransactions(m.context(), m.topic(id))
+	old, err := m.dial(brokers, func(c *broker.Config) { c.TransactionTimeout = 10 * time.Minute }).OpenTransactions(m.context(), m.topic(id))
 	m.check(err)
 	m.t.Cleanup(func() { m.check(old.Close()) })
 	m.check(old.Begin())
@@ -27,8 +29,9 @@ func TestPredecessorIsFenced(t *testing.T) {
 		{"resolve.events-0", "resolved"}, {"profile.resolved-0", "changes"}, {"source.feed-0", "resolved"},
 	} {
 		t.Run(task.id, func(t *testing.T) {
-			m := newMachine(t, testenv.Embedded(t))
-			old := m.predecessor(task.id, task.topic)
+			brokers := testenv.Embedded(t)
+			m := newMachine(t, brokers)
+			old := m.predecessor(brokers, task.id, task.topic)
 			f := newFeed()
 			m.source(f, true)
 			m.send("a")

@@ -121,7 +121,9 @@ func (m *machine) start() *run {
 	}()
 	m.t.Cleanup(func() {
 		stop()
-		await(m.t, "the end of the engine", r.ended)
+		if err := await(m.t, "the end of the engine", r.ended); err != nil {
+			m.t.Error(err)
+		}
 		if m.t.Failed() {
 			m.t.Logf("log of the engine:\n%s", m.log)
 		}

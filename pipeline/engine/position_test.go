@@ -2,8 +2,11 @@ package engine_test
 
 import (
 	"fmt"
+	"os"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/IBM/sarama"
 
@@ -152,4 +155,61 @@ func (m *machine) profileHasRead(events int) {
 		}
 		return nil
 	})
+}
+
+// TestFolderOfAnEarlierTime starts with the data folder as it was before the last events: what it lacks is in the changelog.
+func TestFolderOfAnEarlierTime(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, testenv.Embedded(t))
+	m.send("a")
+	r := m.start()
+	m.tells("a 1 1")
+	r.drain()
+	r = m.start() // notes how far the folder is in the changelog
+	m.send("b")
+	m.tells("a 1 1", "b 2 2")
+	r.drain()
+	earlier := t.TempDir()
+	m.check(os.CopyFS(earlier, os.DirFS(m.data)))
+	r = m.start()
+	m.send("c")
+	m.tells("a 1 1", "b 2 2", "c 3 3")
+	r.drain()
+
+	m.data = earlier
+	m.send("d")
+	m.start()
+	m.tells("a 1 1", "b 2 2", "c 3 3", "d 4 4")
+}
+
+// TestFolderKnowsNothingOfTransactionsThatWereNotCommitted ends the engine while no transaction can be ended: at the next
+// start, with the same folder, the event is processed as if for the first time.
+func TestFolderKnowsNothingOfTransactionsThatWereNotCommitted(t *testing.T) {
+	t.Parallel()
+	b := testenv.StartEmbedded(t, testenv.Options{Proxied: true})
+	m := newMachine(t, b.Addrs())
+	m.send("a")
+	r := m.start()
+	m.tells("a 1 1")
+	r.drain()
+	m.grace = 100 * time.Millisecond
+	r = m.start() // notes how far the folder is in the changelog
+	m.profileHasRead(1)
+	var once sync.Once
+	ending := make(chan struct{})
+	b.Fault(func(key int16) testenv.Fault {
+		if key == testenv.KeyEndTxn {
+			once.Do(func() { close(ending) })
+			return testenv.Fault{Cut: testenv.CutBefore}
+		}
+		return testenv.Fault{}
+	})
+	m.send("b")
+	await(t, "the end of a transaction", ending)
+	r.drain()
+
+	b.Fault(nil)
+	m.cluster = m.dial(b.Addrs())
+	m.start()
+	m.tells("a 1 1", "b 2 2")
 }
