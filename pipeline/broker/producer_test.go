@@ -216,3 +216,59 @@ func TestExactlyOnceOverOutages(t *testing.T) {
 		onceEach(t, c, w.out, parts, n)
 	})
 }
+
+// The offset of a transaction that is not decided yet is neither the old one nor the new one.
+func TestCommittedWaitsForAnOpenTransaction(t *testing.T) {
+	testenv.EachOwnBroker(t, testenv.Options{Proxied: true}, func(t *testing.T, b *testenv.Broker) {
+		ctx, stop := context.WithCancel(testContext(t))
+		c := dial(t, b.Addrs())
+		in, out := makeTopic(t, c, "in", 1), makeTopic(t, c, "out", 1)
+		sessions, left := make(chan *broker.Session, 1), make(chan error, 1)
+		go func() {
+			left <- c.Join(ctx, "g", []string{in}, func(ctx context.Context, a broker.Assignment) error {
+				sessions <- a.Session
+				<-ctx.Done()
+				return nil
+			})
+		}()
+		session := <-sessions
+		tx, err := c.OpenTransactions(ctx, "t")
+		check(t, err)
+		ending := make(chan struct{})
+		var once sync.Once
+		b.Fault(func(key int16) testenv.Fault {
+			if key != testenv.KeyEndTxn {
+				return testenv.Fault{}
+			}
+			once.Do(func() { close(ending) })
+			return testenv.Fault{Cut: testenv.CutBefore}
+		})
+		check(t, tx.Begin())
+		check(t, tx.Send(record(out, 0, "a")))
+		done := make(chan error, 1)
+		go func() { done <- tx.Commit(ctx, session, "g", in, 0, broker.Position{Offset: 7}) }()
+		<-ending
+		asked := make(chan broker.Position, 1)
+		go func() {
+			at, err := c.Committed(ctx, "g", in, 0)
+			if err != nil {
+				t.Error(err)
+			}
+			asked <- at
+		}()
+		select {
+		case at := <-asked:
+			t.Errorf("the group stands at %d, says the broker while a transaction is about to move it", at.Offset)
+			asked <- at
+		case <-time.After(300 * time.Millisecond): // a chance to do it wrong
+		}
+		b.Fault(nil)
+		check(t, <-done)
+		if at := <-asked; at.Offset != 7 {
+			t.Errorf("the group stands at %d, want 7", at.Offset)
+		}
+		check(t, tx.Close())
+		stop()
+		check(t, <-left)
+	})
+}
