@@ -24,7 +24,9 @@ func (s *ranges) WriteRange(ctx context.Context, r pipeline.Range, records []pip
 	return s.write(ctx, r, records)
 }
 
-func (s *ranges) Resume(context.Context, string, pipeline.ID, int32) (int64, error) { return s.resume, nil }
+func (s *ranges) Resume(context.Context, string, pipeline.ID, int32) (int64, error) {
+	return s.resume, nil
+}
 
 func (s *ranges) Close() error { return nil }
 
