@@ -2,13 +2,10 @@ package config
 
 import (
 	"context"
-	"net"
 	"reflect"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/millstream-io/millstream/internal/suggest"
 	"github.com/millstream-io/millstream/pipeline"
@@ -22,38 +19,6 @@ type file struct {
 	Stages   []any          `yaml:"stages"`
 	Sinks    map[string]any `yaml:"sinks"`
 }
-
-type kafka struct {
-	Brokers        brokers           `yaml:"brokers"`
-	Partitions     int               `yaml:"partitions"`
-	CommitInterval pipeline.Duration `yaml:"commit_interval"`
-}
-
-// brokers is "embedded", a list, or a text with commas.
-type brokers []string
-
-// UnmarshalYAML reads any of the forms.
-func (b *brokers) UnmarshalYAML(decode func(any) error) error {
-	var one string
-	if err := decode(&one); err == nil {
-		*b = strings.Split(one, ",")
-		return nil
-	}
-	var many []string
-	err := decode(&many)
-	*b = many
-	return err
-}
-
-// Bounds and defaults of the section kafka.
-const (
-	defaultPartitions = 8
-	maxPartitions     = 1024
-	defaultCommit     = 50 * time.Millisecond
-	minCommit         = 5 * time.Millisecond
-	maxCommit         = 10 * time.Second
-	embedded          = "embedded"
-)
 
 // Names: of a pipeline it begins topics, groups and folders and is a ClickHouse database.
 var (
@@ -104,16 +69,8 @@ func (b *builder) topLevel() {
 	d.decode(&top, b.root, "a pipeline", reflect.ValueOf(&f).Elem())
 
 	b.name(f.Pipeline)
-	if f.Kafka.Partitions < 1 || f.Kafka.Partitions > maxPartitions {
-		b.at([]string{"kafka", "partitions"}, "partitions is %d, it must be 1 … %d", f.Kafka.Partitions, maxPartitions)
-	}
-	if c := time.Duration(f.Kafka.CommitInterval); c < minCommit || c > maxCommit {
-		b.at([]string{"kafka", "commit_interval"}, "commit_interval is %s, it must be %s … %s", f.Kafka.CommitInterval, minCommit, maxCommit)
-	}
 	b.plan.Name = f.Pipeline
-	b.plan.Partitions = int32(f.Kafka.Partitions)
-	b.plan.Commit = time.Duration(f.Kafka.CommitInterval)
-	b.plan.Brokers = b.brokers(f.Kafka.Brokers)
+	b.kafka(&f.Kafka)
 	b.plan.Identities = pipeline.NewIdentities([]byte(f.Pipeline)) // the identity key, until it can be set
 }
 
@@ -128,27 +85,6 @@ func (b *builder) name(name string) {
 	case slices.Contains(taken, name):
 		b.at([]string{"pipeline"}, "%q is a database of ClickHouse's own: choose another name", name)
 	}
-}
-
-func (b *builder) brokers(list brokers) []string {
-	path := []string{"kafka", "brokers"}
-	var out []string
-	for _, address := range list {
-		address = strings.TrimSpace(address)
-		if address == embedded && len(list) == 1 {
-			return nil
-		}
-		host, port, err := net.SplitHostPort(address)
-		if n, perr := strconv.Atoi(port); err != nil || perr != nil || host == "" || n < 1 || n > 65535 {
-			b.at(path, "%q is not the address of a broker: write host:port, more than one with commas, or embedded", address)
-			continue
-		}
-		if slices.Contains(out, address) {
-			b.at(path, "the broker %q stands twice", address)
-		}
-		out = append(out, address)
-	}
-	return out
 }
 
 // at reports a mistake at a path from the top.

@@ -13,6 +13,7 @@ type Plan struct {
 	Partitions int32
 	// Brokers of Apache Kafka; empty: the embedded broker.
 	Brokers []string
+	Kafka   Kafka
 	Commit  time.Duration // commit interval of every task, 50 ms unless set
 
 	Horizon time.Duration // Env.Horizon after all stages were built

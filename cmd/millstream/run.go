@@ -105,6 +105,10 @@ func (s *services) run(ctx context.Context, plan *pipeline.Plan, wait time.Durat
 		stop() // also what is only starting
 		err = errors.Join(err, s.close())
 	}()
+	secured, err := broker.LoadTLS(plan.Kafka.TLS)
+	if err != nil {
+		return err
+	}
 	addresses := plan.Brokers
 	if len(addresses) == 0 {
 		if addresses, err = s.startBroker(background); err != nil {
@@ -117,7 +121,8 @@ func (s *services) run(ctx context.Context, plan *pipeline.Plan, wait time.Durat
 			ctx, cancel = context.WithTimeout(ctx, wait)
 			defer cancel()
 		}
-		return broker.Dial(ctx, broker.Config{Brokers: addresses, InstanceID: instance, Logger: s.logger})
+		return broker.Dial(ctx, broker.Config{Brokers: addresses, InstanceID: instance, Logger: s.logger,
+			TLS: secured, SASL: plan.Kafka.SASL, Replication: plan.Kafka.Replication})
 	}
 	options := engine.Options{Connect: connect, Data: s.data, Logger: s.logger, Say: s.say, Counters: counters, Grace: grace, Step: killAt(os.Getenv("MILLSTREAM_KILL_AT")),
 		ClickHouse: func(context.Context) (string, error) { return s.startClickHouse(background) }}

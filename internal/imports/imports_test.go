@@ -63,7 +63,7 @@ var doors = []struct {
 	{"github.com/goccy/go-yaml", []string{"config", "stages/stagetest"}, "strictness and positions; the scripts of the stages are YAML too"},
 	{"github.com/ClickHouse/ch-go", []string{"sinks/clickhouse", "internal/chdb"}, "columns are encoded by the sink; the front door of the engine speaks the same wire format"},
 	{"github.com/ClickHouse/clickhouse-go/v2", []string{"sinks/clickhouse", "internal/chdb", "cmd/millstream"}, "the sink, the front door of the engine, and the demo's questions"},
-	{"github.com/twmb/franz-go", []string{"pipeline/broker", "internal/testenv", "benchmarks"}, "the embedded broker"},
+	{"github.com/twmb/franz-go", []string{"pipeline/broker", "internal/testenv", "benchmarks"}, "the embedded broker, and SCRAM for the other client"},
 	{"github.com/ebitengine/purego", []string{"internal/chdb"}, "calls into C"},
 	{"github.com/spf13/cobra", []string{"cmd/millstream"}, "flags"},
 }

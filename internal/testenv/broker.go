@@ -18,12 +18,16 @@ type Options struct {
 	Proxied bool
 	// Properties of Apache Kafka beside those of a test broker; the embedded broker ignores them.
 	Properties map[string]string
+	// Secured gives Apache Kafka listeners with TLS and logins, see Broker.Secured; the embedded broker has none.
+	Secured *Secured
 }
 
 // Broker is a broker that a test may stop and start again: on the same data, at the same address.
 type Broker struct {
 	server server
 	proxy  *Proxy
+
+	secured map[string]string
 }
 
 type server interface {

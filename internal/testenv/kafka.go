@@ -83,7 +83,16 @@ func newKafka(dir string, o Options) (*Broker, error) {
 		}
 		k.public = b.proxy.port()
 	}
-	if err := k.format(o.Properties); err != nil {
+	var scram []string
+	if o.Secured != nil {
+		var more map[string]string
+		if b.secured, more, err = o.Secured.listeners(k.properties()); err != nil {
+			return nil, errors.Join(err, b.Close())
+		}
+		maps.Copy(more, o.Properties)
+		o.Properties, scram = more, o.Secured.scram()
+	}
+	if err := k.format(o.Properties, scram...); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	if err := k.start(); err != nil {
@@ -125,7 +134,7 @@ func (k *kafka) properties() map[string]string {
 	}
 }
 
-func (k *kafka) format(extra map[string]string) error {
+func (k *kafka) format(extra map[string]string, args ...string) error {
 	p := k.properties()
 	maps.Copy(p, extra)
 	var w strings.Builder
@@ -135,7 +144,7 @@ func (k *kafka) format(extra map[string]string) error {
 	if err := os.WriteFile(filepath.Join(k.dir, "server.properties"), []byte(w.String()), 0o644); err != nil {
 		return err
 	}
-	cmd := k.java("kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", "server.properties")
+	cmd := k.java(append([]string{"kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", "server.properties"}, args...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("format the data folder: %w: %s", err, out)
 	}

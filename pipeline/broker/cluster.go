@@ -32,7 +32,7 @@ func Dial(ctx context.Context, conf Config) (*Cluster, error) {
 	if err := conf.validate(); err != nil {
 		return nil, fmt.Errorf("check Kafka settings: %w", err)
 	}
-	conf.wire = newWire()
+	conf.wire = newWire(conf.SASL != nil && conf.TLS == nil && !conf.SASL.Insecure)
 	c := &Cluster{conf: conf}
 	err := c.retry(ctx, "waiting for Kafka at "+strings.Join(conf.Brokers, ","), func() error {
 		client, err := c.dialClient(ctx, conf.admin())

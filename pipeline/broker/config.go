@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+
+	"github.com/millstream-io/millstream/pipeline"
 )
 
 // Limits that Config's zero values stand for.
@@ -52,10 +54,12 @@ type Config struct {
 	InFlightBytes int
 	// Compression of produced batches: "" or "none", "snappy", "lz4", "zstd", "gzip".
 	Compression string
-	// TLS encrypts the connections if it is set.
+	// TLS encrypts the connections if it is set; see LoadTLS.
 	TLS *tls.Config
-	// Username and Password log in with SASL/PLAIN if a user is given.
-	Username, Password string
+	// SASL logs in if it is set. Without TLS that is refused for addresses that are not loopback, unless SASL.Insecure.
+	SASL *pipeline.SASL
+	// Replication is the replication factor of new topics. 0: the broker's default.
+	Replication int16
 
 	wire *wire // of the cluster
 }
@@ -106,7 +110,18 @@ func (c Config) validate() error {
 	if _, ok := codecs[c.Compression]; !ok {
 		errs = append(errs, fmt.Errorf("compression %q: want none, snappy, lz4, zstd or gzip", c.Compression))
 	}
+	if err := validSASL(c.SASL); err != nil {
+		errs = append(errs, fmt.Errorf("sasl: %w", err))
+	}
 	return errors.Join(errs...)
+}
+
+// replication is the factor in the words of the protocol.
+func (c Config) replication() int16 {
+	if c.Replication == 0 {
+		return -1
+	}
+	return c.Replication
 }
 
 // client is the base of every connection. Version 2.8 is the oldest that carries all that is used: stable offset fetches,
@@ -120,13 +135,7 @@ func (c Config) client() *sarama.Config {
 	s.Net.ReadTimeout, s.Net.WriteTimeout = 10*time.Second, 10*time.Second
 	s.Net.Proxy.Enable, s.Net.Proxy.Dialer = true, c.wire // the library's one way in for a dialer
 	s.Consumer.IsolationLevel = sarama.ReadCommitted
-	if c.TLS != nil {
-		s.Net.TLS.Enable, s.Net.TLS.Config = true, c.TLS
-	}
-	if c.Username != "" {
-		s.Net.SASL.Enable, s.Net.SASL.Mechanism = true, sarama.SASLTypePlaintext
-		s.Net.SASL.User, s.Net.SASL.Password = c.Username, c.Password
-	}
+	c.secure(s)
 	return s
 }
 

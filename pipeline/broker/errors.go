@@ -54,14 +54,14 @@ func (e *OutOfRangeError) Error() string {
 // (elections, restarts, timeouts, broken connections, topics that are not there yet) is retried until the context ends.
 func permanent(err error) bool {
 	var stop *final
-	if errors.As(err, &stop) {
-		return true
+	if errors.As(err, &stop) || errors.Is(err, sarama.ErrSASLAuthenticationFailed) || errors.Is(err, sarama.ErrUnsupportedSASLMechanism) {
+		return true // the last two come with a text of the broker, in another type
 	}
 	var k sarama.KError
 	if errors.As(err, &k) {
 		switch k {
 		case sarama.ErrTopicAuthorizationFailed, sarama.ErrGroupAuthorizationFailed, sarama.ErrClusterAuthorizationFailed,
-			sarama.ErrTransactionalIDAuthorizationFailed, sarama.ErrSASLAuthenticationFailed, sarama.ErrUnsupportedSASLMechanism,
+			sarama.ErrTransactionalIDAuthorizationFailed,
 			sarama.ErrInvalidTopic, sarama.ErrInvalidGroupId, sarama.ErrUnsupportedVersion, sarama.ErrInvalidPartitions,
 			sarama.ErrInvalidConfig, sarama.ErrInvalidRequest, sarama.ErrPolicyViolation, sarama.ErrInvalidTransactionTimeout,
 			sarama.ErrInvalidReplicationFactor, sarama.ErrUnsupportedForMessageFormat, sarama.ErrInvalidSessionTimeout,

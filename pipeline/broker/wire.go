@@ -15,12 +15,13 @@ import (
 // request in hand. Only the end of the connection itself ends that.
 type wire struct {
 	dialer net.Dialer
+	local  bool            // only loopback addresses: what is sent must not be read on the way
 	ctx    context.Context // ends when the wire is cut
 	cut    context.CancelCauseFunc
 }
 
-func newWire() *wire {
-	w := &wire{dialer: net.Dialer{Timeout: dialTimeout}}
+func newWire(local bool) *wire {
+	w := &wire{dialer: net.Dialer{Timeout: dialTimeout}, local: local}
 	w.ctx, w.cut = context.WithCancelCause(context.Background())
 	return w
 }
@@ -30,6 +31,10 @@ func (w *wire) Dial(network, address string) (net.Conn, error) {
 	conn, err := w.dialer.DialContext(w.ctx, network, address)
 	if err != nil {
 		return nil, err
+	}
+	if to, ok := conn.RemoteAddr().(*net.TCPAddr); w.local && !(ok && to.IP.IsLoopback()) {
+		_ = conn.Close()
+		return nil, &final{errReadable}
 	}
 	return &line{conn, context.AfterFunc(w.ctx, func() { _ = conn.Close() })}, nil
 }
