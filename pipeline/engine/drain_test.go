@@ -32,6 +32,11 @@ func TestDrainFinishesWhatASourceHasAccepted(t *testing.T) {
 	await(t, "the request to the broker", producing)
 	r.stop()
 	await(t, "the source's end", f.stopped)
+	select {
+	case <-r.ended:
+		t.Error("Run has returned while a source waits for the broker")
+	case <-time.After(100 * time.Millisecond): // a chance to do it wrong
+	}
 	close(goOn)
 	r.drain()
 	select {

@@ -1,8 +1,11 @@
 package engine_test
 
 import (
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/IBM/sarama"
 
 	"github.com/millstream-io/millstream/internal/testenv"
 	"github.com/millstream-io/millstream/pipeline"
@@ -48,4 +51,51 @@ func TestPredecessorIsFenced(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPositionIsAskedForAfterFencing moves the groups' offsets when the workers have just opened their producers, as
+// predecessors may until that moment: a worker that had asked before would go on from where it thinks it is.
+func TestPositionIsAskedForAfterFencing(t *testing.T) {
+	t.Parallel()
+	brokers := testenv.Embedded(t)
+	m := newMachine(t, brokers)
+	m.send("a", "b")
+	r := m.start()
+	m.tells("a 1 1", "b 2 2")
+	m.profileHasRead(2)
+	r.drain()
+
+	fenced, goOn := make(chan struct{}, 2), make(chan struct{})
+	m.step = func(name string) {
+		if name == "fenced" {
+			select {
+			case fenced <- struct{}{}:
+			default:
+			}
+			<-goOn
+		}
+	}
+	r = m.start()
+	await(t, "the first worker", fenced)
+	await(t, "the second worker", fenced)
+	m.commitBeside(brokers, pipeline.TaskResolve, "events")
+	m.commitBeside(brokers, pipeline.TaskProfile, "resolved")
+	close(goOn)
+	if err := await(t, "the refusal", r.ended); err == nil || !strings.Contains(err.Error(), "set it back to ") {
+		t.Errorf("%v, want a refusal of the offset", err)
+	}
+}
+
+// commitBeside commits offset 0 for a task in a transaction of somebody else.
+func (m *machine) commitBeside(brokers []string, task, topic string) {
+	m.t.Helper()
+	conf := sarama.NewConfig()
+	conf.Producer.Transaction.ID, conf.Producer.Idempotent, conf.Producer.RequiredAcks, conf.Net.MaxOpenRequests = task, true, sarama.WaitForAll, 1
+	conf.Producer.Return.Successes = true
+	p, err := sarama.NewSyncProducer(brokers, conf)
+	m.check(err)
+	defer p.Close()
+	m.check(p.BeginTxn())
+	m.check(p.AddOffsetsToTxn(map[string][]*sarama.PartitionOffsetMetadata{m.topic(topic): {{Partition: 0, Offset: 0}}}, m.topic(task)))
+	m.check(p.CommitTxn())
 }
