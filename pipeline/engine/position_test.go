@@ -213,3 +213,21 @@ func TestFolderKnowsNothingOfTransactionsThatWereNotCommitted(t *testing.T) {
 	m.start()
 	m.tells("a 1 1", "b 2 2")
 }
+
+// TestOtherPartitionsAreRefused starts with another number of partitions than the state is laid out for.
+func TestOtherPartitionsAreRefused(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, testenv.Embedded(t))
+	m.send("a")
+	r := m.start()
+	m.tells("a 1 1")
+	r.drain()
+	m.plan.Partitions = 2
+	if err := await(t, "the refusal", m.start().ended); err == nil || !strings.Contains(err.Error(), "set partitions to 1") {
+		t.Errorf("%v, want a refusal that says what to set", err)
+	}
+	m.plan.Partitions = 1
+	m.send("b")
+	m.start()
+	m.tells("a 1 1", "b 2 2")
+}
