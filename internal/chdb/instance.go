@@ -84,7 +84,7 @@ func (r *libraryRunner) start(ctx context.Context) (*instance, error) {
 	o := r.options
 	cmd := exec.Command(o.Command[0], o.Command[1:]...)
 	cmd.Env = append(os.Environ(), o.Env...)
-	cmd.Stderr = o.Stderr
+	cmd.Stderr = struct{ io.Writer }{o.Stderr} // a pipe: on a terminal the library logs what is none of the user's business
 	cmd.SysProcAttr = childAttributes()
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

@@ -300,3 +300,19 @@ func TestNextFreePort(t *testing.T) {
 		t.Errorf("port %d beside %d", port(next), port(taken))
 	}
 }
+
+// The library logs to a terminal, and to nothing else. "Fatal: current_thread contains invalid address", for one, says nothing
+// about the user's data, and there are hundreds of it.
+func TestEngineDoesNotSeeTheTerminal(t *testing.T) {
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip("needs a pseudo terminal: " + err.Error())
+	}
+	defer terminal.Close()
+	o := testOptions(t)
+	o.Stderr = terminal
+	startEngine(t, o)
+	if to, err := os.Readlink("/proc/" + strconv.Itoa(onlyChild(t)) + "/fd/2"); err != nil || !strings.HasPrefix(to, "pipe:") {
+		t.Errorf("the engine's errors go to %q, %v", to, err)
+	}
+}
