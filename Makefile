@@ -14,6 +14,7 @@ help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 build: ## build bin/millstream
+	@test -x $(BIN) || echo "Building $(BIN); the first time takes some minutes."
 	@go build -o $(BIN) ./cmd/millstream
 
 demo: build ## play a made-up shop through an embedded pipeline and compare with the truth
