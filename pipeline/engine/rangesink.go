@@ -19,6 +19,9 @@ const (
 	rangeBytes    = 16 << 20
 	rangeRecords  = 50_000
 	rangeInterval = time.Second
+
+	// topicInterval is how often a worker that gets no records looks whether its topic is still the same one.
+	topicInterval = 10 * time.Second
 )
 
 // A note is the metadata of a range sink's group offset: "2 <topic id>" says of which topic the offset is, for one that was
@@ -87,33 +90,50 @@ func (w *rangeWorker) run(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("read partition %d of %s: %w", w.a.Partition, w.a.Topic, err)
 	}
-	for m := range batches {
-		b, _ := pipeline.BatchOf(m)
-		if err := w.sameTopic(ctx); err != nil {
-			m.Nack()
-			return err
-		}
-		if len(b.Records) > 0 {
-			if err := w.write(ctx, next, b.Records); err != nil {
-				m.Nack()
-				return err
+	look := time.NewTicker(topicInterval)
+	defer look.Stop()
+	for {
+		select {
+		case m, open := <-batches:
+			if !open {
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				return fmt.Errorf("reading of partition %d of %s ended: %w", w.a.Partition, w.a.Topic, readerError(sub))
 			}
-			w.Counters.took("sink."+w.plan.Name, len(b.Records))
-		}
-		if b.Next != next {
-			if err := w.commit(ctx, b.Next, -1); err != nil {
+			b, _ := pipeline.BatchOf(m)
+			if err := w.take(ctx, b, next); err != nil {
 				m.Nack()
 				return err
 			}
 			next = b.Next
+			m.Ack()
+		case <-look.C: // a topic that was made again may end just where the worker waits
+			if err := w.sameTopic(ctx); err != nil {
+				return err
+			}
 		}
-		w.Step("range committed")
-		m.Ack()
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
+}
+
+// take stores a batch and commits its end. from is the group's offset.
+func (w *rangeWorker) take(ctx context.Context, b *pipeline.Batch, from int64) error {
+	if err := w.sameTopic(ctx); err != nil {
+		return err
 	}
-	return fmt.Errorf("reading of partition %d of %s ended: %w", w.a.Partition, w.a.Topic, readerError(sub))
+	if len(b.Records) > 0 {
+		if err := w.write(ctx, from, b.Records); err != nil {
+			return err
+		}
+		w.Counters.took("sink."+w.plan.Name, len(b.Records))
+	}
+	if b.Next != from {
+		if err := w.commit(ctx, b.Next, -1); err != nil {
+			return err
+		}
+	}
+	w.Step("range committed")
+	return nil
 }
 
 // start finds where to begin, and first finishes a range that a predecessor had announced.
