@@ -84,7 +84,10 @@ func (s *step) run(ctx context.Context, ev *pipeline.Event) (err error) {
 			s.sign(err)
 		}
 	}()
-	return s.stage.Process(ctx, s.tx, ev, s)
+	if err := s.stage.Process(ctx, s.tx, ev, s); err != nil {
+		return err
+	}
+	return s.chain.work.tx.Err()
 }
 
 // sign puts the stage's name on a rejection that has none yet.
@@ -98,6 +101,9 @@ func (s *step) sign(err error) {
 // Event hands the event to the next stage.
 func (s *step) Event(ev *pipeline.Event) error {
 	s.ended++
+	if err := s.chain.work.tx.Err(); err != nil { // of a write of this stage, not of the next
+		return err
+	}
 	return s.chain.enter(s.chain.ctx, s.at+1, ev)
 }
 

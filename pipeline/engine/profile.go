@@ -63,7 +63,7 @@ func (j *profileJob) process(ctx context.Context, w *work) error {
 	for i := range w.batch.Records {
 		r := &w.batch.Records[i]
 		w.tx.Savepoint()
-		err := errors.Join(j.one(ctx, r), w.tx.Err())
+		err := j.one(ctx, r)
 		if err == nil {
 			j.tell(j.chain.messages)
 			j.note(&j.ev)

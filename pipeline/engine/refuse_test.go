@@ -25,12 +25,12 @@ func TestRefusedEventIsUndone(t *testing.T) {
 		l := pipeline.ParseDeadLetter(&r)
 		_, raw, _ := bytes.Cut(l.Record.Value, []byte(`"event":"`))
 		name, _, _ := bytes.Cut(raw, []byte(`"`))
-		letters = append(letters, fmt.Sprintf("%s: %s in %s", name, l.Code, l.Record.Topic))
+		letters = append(letters, fmt.Sprintf("%s: %s in %s by %s", name, l.Code, l.Record.Topic, l.Stage))
 	}
 	slices.Sort(letters)
 	want := []string{
-		"profile-key: state_key_too_long in resolved", "profile-panic: panic in resolved", "profile-refused: judged in resolved",
-		"resolve-key: state_key_too_long in events", "resolve-panic: panic in events", "resolve-refused: judged in events",
+		"profile-key: state_key_too_long in resolved by judge", "profile-panic: panic in resolved by judge", "profile-refused: judged in resolved by judge",
+		"resolve-key: state_key_too_long in events by judge", "resolve-panic: panic in events by judge", "resolve-refused: judged in events by judge",
 	}
 	if !slices.Equal(letters, want) {
 		t.Errorf("dead letters %q, want %q", letters, want)

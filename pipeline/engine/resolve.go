@@ -57,7 +57,7 @@ func (j *resolveJob) process(ctx context.Context, w *work) error {
 		r := &w.batch.Records[i]
 		mark := len(w.out)
 		w.tx.Savepoint()
-		err := errors.Join(j.one(ctx, r), w.tx.Err())
+		err := j.one(ctx, r)
 		if err == nil {
 			continue
 		}
