@@ -255,7 +255,7 @@ type arena struct {
 
 const (
 	chunkBytes = 64 << 10
-	maxChunks  = 64 // 4 MiB are kept for the next transaction
+	maxChunks  = 16 // 1 MiB is kept for the next transaction: every partition of every task has its own
 )
 
 // take returns n bytes of any contents.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 )
 
@@ -161,7 +160,7 @@ func (s *state) Fold(bytes []byte) error {
 			o, name := op(r.byte()), r.string()
 			i, found := s.findAggregate(name, o, next)
 			if !found {
-				s.aggregates = slices.Insert(s.aggregates, i, aggregate{name: strings.Clone(name), op: o})
+				s.aggregates = insert(s.aggregates, i, aggregate{name: strings.Clone(name), op: o})
 			}
 			if err := s.aggregates[i].fold(at, &r, !found); err != nil {
 				return err

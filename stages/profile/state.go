@@ -59,6 +59,15 @@ type aggregate struct {
 	set    *distinct // unique
 }
 
+// insert is slices.Insert with room for three more, instead of twice the room: there are many profiles, and each grows
+// rarely.
+func insert[T any](s []T, i int, v T) []T {
+	if len(s) == cap(s) {
+		s = append(make([]T, 0, len(s)+4), s...)
+	}
+	return slices.Insert(s, i, v)
+}
+
 func newState() pipeline.Folded {
 	return &state{first: math.MaxInt64, last: math.MinInt64}
 }
@@ -110,7 +119,7 @@ func (s *state) setTrait(name string, at stamp, v value) {
 		return
 	}
 	if s.takesTrait(name) {
-		s.traits = slices.Insert(s.traits, i, trait{name, at, v})
+		s.traits = insert(s.traits, i, trait{name, at, v})
 		s.traits = s.traits[:min(len(s.traits), maxTraits)]
 	}
 }
@@ -156,7 +165,7 @@ func (s *state) addIdentifier(typ, value string, ms int64) {
 		s.identifiers[i].first = min(s.identifiers[i].first, ms)
 		return
 	}
-	s.identifiers = slices.Insert(s.identifiers, i, identifier{typ, value, ms})
+	s.identifiers = insert(s.identifiers, i, identifier{typ, value, ms})
 	if last, n := s.lastOfType(typ); n > maxPerType {
 		s.identifiers = slices.Delete(s.identifiers, last, last+1)
 	}
