@@ -28,7 +28,7 @@ const (
 
 // Options of a store. The zero value is usable.
 type Options struct {
-	// CacheBytes bounds the decoded folded values of all partitions, in bytes; 128 MiB if zero.
+	// CacheBytes bounds the decoded folded values of all partitions, in bytes; 256 MiB if zero.
 	CacheBytes int64
 	// MemtableBytes is the size of one Pebble memtable, of which two and for moments up to four exist; 16 MiB if zero. Larger
 	// ones are slower for small keys.
@@ -48,7 +48,7 @@ type Options struct {
 }
 
 const (
-	defaultCacheBytes    = 128 << 20
+	defaultCacheBytes    = 256 << 20
 	defaultMemtableBytes = 16 << 20
 	defaultBlockBytes    = 32 << 20
 	memtables            = 4 // at most: then writing waits
