@@ -53,7 +53,7 @@ type process struct {
 
 // patience bounds every wait of these tests. A group that has lost several members with their folders waits for the session
 // timeout and the rebalance timeout of each generation of them, so it is long.
-const patience = 90 * time.Second
+const patience = 3 * time.Minute
 
 // start runs the pipeline in file with the data folder and the variables "NAME=value".
 func start(t *testing.T, file, data string, env ...string) *process {
