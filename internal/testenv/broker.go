@@ -1,15 +1,19 @@
 package testenv
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/millstream-io/millstream/pipeline/broker"
 )
 
 // Options of a broker for one test.
@@ -80,15 +84,27 @@ func (b *Broker) Close() error {
 	return err
 }
 
-// Embedded returns the address of an embedded broker of this test, in this process and in memory.
+// Embedded returns the address of the program's embedded broker, of this test alone and in this process.
 func Embedded(t testing.TB) []string {
 	t.Helper()
-	c, err := kfake.NewCluster(kfake.NumBrokers(1))
-	if err != nil {
+	ctx, stop := context.WithCancel(context.Background())
+	ready, ended := make(chan string, 1), make(chan error, 1)
+	o := broker.EmbeddedOptions{Listen: "127.0.0.1:0", Dir: t.TempDir(), Ready: func(addr string) { ready <- addr }, Logger: slog.New(slog.DiscardHandler)}
+	go func() { ended <- broker.RunEmbedded(ctx, o) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error("the embedded broker:", err)
+		}
+	})
+	select {
+	case addr := <-ready:
+		return []string{addr}
+	case err := <-ended:
+		ended <- nil // for the cleanup
 		t.Fatal("start the embedded broker:", err)
+		return nil
 	}
-	t.Cleanup(c.Close)
-	return c.ListenAddrs()
 }
 
 // StartEmbedded starts an embedded broker, in this process, that keeps its data over Stop and Start.

@@ -83,6 +83,13 @@ func RunEmbedded(ctx context.Context, o EmbeddedOptions) error {
 	if err := writeAddress(o.Dir, addr); err != nil {
 		return fmt.Errorf("write the embedded broker's address: %w", err)
 	}
+	watching, stop := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		watchGhosts(watching, cluster, addr, o.Logger)
+	}()
+	defer func() { stop(); <-watched }()
 	if o.Ready != nil {
 		o.Ready(addr)
 	}
