@@ -17,8 +17,9 @@ build: ## build bin/millstream
 	@test -x $(BIN) || echo "Building $(BIN); the first time takes some minutes."
 	@go build -o $(BIN) ./cmd/millstream
 
+# With job control the terminal's Ctrl-C goes to the demo and not to make, which would call it an error.
 demo: build ## play a made-up shop through an embedded pipeline and compare with the truth
-	@trap '' INT; $(BIN) demo; status=$$?; [ $$status -eq 130 ] || exit $$status
+	@if [ -t 0 ]; then set -m; fi; $(BIN) demo; status=$$?; [ $$status -eq 130 ] || exit $$status
 
 test: ## all tests; what cannot run here is skipped, and named at the end
 	@$(GOTESTSUM) --format pkgname -- -count=1 -timeout 14m ./...
