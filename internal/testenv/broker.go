@@ -22,6 +22,10 @@ type Options struct {
 	Proxied bool
 	// Properties of Apache Kafka beside those of a test broker; the embedded broker ignores them.
 	Properties map[string]string
+	// Killed says that the test kills the broker: Apache Kafka then has its controller in a process of its own. Broker and
+	// controller in one process lose the markers of a transaction that is being committed when the process is killed (4.3.1,
+	// see docs/guarantees.md).
+	Killed bool
 	// Secured gives Apache Kafka listeners with TLS and logins, see Broker.Secured; the embedded broker has none.
 	Secured *Secured
 }
@@ -38,6 +42,7 @@ type server interface {
 	addr() string
 	start() error
 	stop(syscall.Signal) error
+	close() error
 }
 
 // Addrs are the addresses for clients.
@@ -77,7 +82,7 @@ func (b *Broker) Fault(f func(key int16) Fault) { b.proxy.set(f) }
 
 // Close ends the broker for good.
 func (b *Broker) Close() error {
-	err := b.server.stop(syscall.SIGKILL)
+	err := b.server.close()
 	if b.proxy != nil {
 		err = errors.Join(err, b.proxy.close())
 	}
@@ -154,6 +159,8 @@ func (e *embedded) stop(syscall.Signal) error {
 	}
 	return nil
 }
+
+func (e *embedded) close() error { return e.stop(syscall.SIGKILL) }
 
 // advertised is a listener that gives out the proxy's port as its own.
 type advertised struct {

@@ -57,14 +57,19 @@ func StartKafka(t testing.TB, o Options) *Broker {
 	return b
 }
 
-// kafka is one node of Apache Kafka, broker and controller in one process (KRaft).
+// kafka is one node of Apache Kafka, broker and controller in one process (KRaft) or in two.
 type kafka struct {
-	jars, dir string
-	port      int // where it listens
-	public    int // what it tells clients
-	control   int
-	proc      *javaProcess
+	jars, dir  string
+	port       int // where it listens
+	public     int // what it tells clients
+	control    int // where the controller listens
+	proc       *javaProcess
+	controller *kafka // of its own; nil: in the same process
+	killed     bool
 }
+
+// sessionTimeout is how long the controller takes a silent broker for alive.
+const sessionTimeout = 2 * time.Second
 
 func newKafka(dir string, o Options) (*Broker, error) {
 	jars, err := kafkaJars()
@@ -92,7 +97,12 @@ func newKafka(dir string, o Options) (*Broker, error) {
 		maps.Copy(more, o.Properties)
 		o.Properties, scram = more, o.Secured.scram()
 	}
-	if err := k.format(o.Properties, scram...); err != nil {
+	if o.Killed {
+		if err := k.startController(); err != nil {
+			return nil, errors.Join(err, b.Close())
+		}
+	}
+	if err := k.format(k.properties(), o.Properties, scram...); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	if err := k.start(); err != nil {
@@ -104,11 +114,30 @@ func newKafka(dir string, o Options) (*Broker, error) {
 	return b, nil
 }
 
+// startController gives the broker a controller in a process of its own.
+func (k *kafka) startController() error {
+	k.controller = &kafka{jars: k.jars, dir: filepath.Join(k.dir, "controller"), port: k.control, public: k.control, control: k.control}
+	if err := os.Mkdir(k.controller.dir, 0o755); err != nil {
+		return err
+	}
+	p := k.controller.properties()
+	p["process.roles"], p["node.id"] = "controller", "2"
+	p["listeners"] = fmt.Sprintf("CONTROLLER://127.0.0.1:%d", k.control)
+	for _, brokers := range []string{"advertised.listeners", "inter.broker.listener.name"} {
+		delete(p, brokers)
+	}
+	p["controller.quorum.voters"] = fmt.Sprintf("2@127.0.0.1:%d", k.control)
+	if err := k.controller.format(p, nil); err != nil {
+		return err
+	}
+	return k.controller.start()
+}
+
 func (k *kafka) addr() string { return fmt.Sprintf("127.0.0.1:%d", k.port) }
 
 // properties of a small test broker; what differs from the defaults has its reason beside it.
 func (k *kafka) properties() map[string]string {
-	return map[string]string{
+	p := map[string]string{
 		"process.roles":              "broker,controller",
 		"node.id":                    "1",
 		"controller.quorum.voters":   fmt.Sprintf("1@127.0.0.1:%d", k.control),
@@ -126,16 +155,21 @@ func (k *kafka) properties() map[string]string {
 		"group.min.session.timeout.ms":                                "1000", // else sessions below 6 s are refused
 		"transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000", // else expired transactions stay for up to 10 s
 		// After SIGKILL the node is let in again only when its old registration has expired: 4 s instead of 12.
-		"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "500",
+		"broker.session.timeout.ms": fmt.Sprint(sessionTimeout.Milliseconds()), "broker.heartbeat.interval.ms": "500",
 		// A small machine.
 		"num.network.threads": "2", "num.io.threads": "4", "log.cleaner.dedupe.buffer.size": "4194304",
 		"offsets.topic.segment.bytes": "16777216", "transaction.state.log.segment.bytes": "16777216",
 		"log.cleaner.backoff.ms": "500", // compaction tests wait for the cleaner
 	}
+	if k.controller != nil {
+		p["process.roles"] = "broker"
+		p["controller.quorum.voters"] = fmt.Sprintf("2@127.0.0.1:%d", k.control)
+		p["listeners"] = fmt.Sprintf("PLAINTEXT://127.0.0.1:%d", k.port)
+	}
+	return p
 }
 
-func (k *kafka) format(extra map[string]string, args ...string) error {
-	p := k.properties()
+func (k *kafka) format(p, extra map[string]string, args ...string) error {
 	maps.Copy(p, extra)
 	var w strings.Builder
 	for _, key := range slices.Sorted(maps.Keys(p)) {
@@ -161,6 +195,9 @@ func (k *kafka) java(args ...string) *exec.Cmd {
 
 // start launches the broker and waits until it answers.
 func (k *kafka) start() error {
+	if k.killed { // the controller must have noticed: else it takes the new process for the old one's double
+		time.Sleep(sessionTimeout + time.Second)
+	}
 	log, err := os.OpenFile(filepath.Join(k.dir, "broker.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
@@ -188,7 +225,16 @@ func (k *kafka) stop(sig syscall.Signal) error {
 		return nil
 	}
 	defer func() { k.proc = nil }()
+	k.killed = k.controller != nil && sig == syscall.SIGKILL
 	return k.proc.stop(sig)
+}
+
+func (k *kafka) close() error {
+	err := k.stop(syscall.SIGKILL)
+	if k.controller != nil {
+		err = errors.Join(err, k.controller.stop(syscall.SIGKILL))
+	}
+	return err
 }
 
 // warmUp lets the broker make its internal topics, for which the library would sleep seconds at the first group and the

@@ -178,7 +178,7 @@ func TestRefusedRecords(t *testing.T) {
 
 // A broker that goes and comes back in the middle of transactions, again and again.
 func TestExactlyOnceOverOutages(t *testing.T) {
-	testenv.EachOwnBroker(t, testenv.Options{}, func(t *testing.T, b *testenv.Broker) {
+	testenv.EachOwnBroker(t, testenv.Options{Killed: true}, func(t *testing.T, b *testenv.Broker) {
 		const parts, n, outages = 2, 4000, 2
 		c := dial(t, b.Addrs())
 		w := &copier{c: c, group: "g", in: makeTopic(t, c, "in", parts), out: makeTopic(t, c, "out", parts)}
