@@ -23,6 +23,14 @@ const (
 	TypeEvaluate = "evaluate"
 )
 
+// Causes of a transition, as in the messages.
+const (
+	CauseLive  = "live"  // an event
+	CauseTimer = "timer" // time has passed
+	CauseMerge = "merge" // profiles became one
+	CauseSplit = "split" // one became several
+)
+
 // Limits of one event. Above them it is a dead letter (oversize), not an error of the batch.
 const (
 	MaxEventBytes = 512 << 10
@@ -72,6 +80,16 @@ type Event struct {
 	Primary   ID     // strongest identifier on the event; nil UUID: nobody
 	Canonical ID     // the profile it belongs to now
 	IDV       uint64 // offset of the last change of the profile's component, 0 if it was never linked
+
+	// What the engine knows of the profile in the profile task.
+	Turn  uint64 // offset of the last finished turn of regrouping, 0 if there was none
+	Cause string // why this is looked at, see the causes
+	// Held says that the profile is being regrouped: the event's data is taken, and nothing is decided or told until the end of
+	// that, which is an event of type evaluate. Profile stays nil.
+	Held bool
+	// Fragments are the primaries under which the profile keeps data, the event's own included, sorted. Nil: only the profile's own
+	// identifier.
+	Fragments []ID
 
 	// What profile adds for the stages after it. Nil before, and for events without a profile.
 	Profile *Profile

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"time"
 )
 
 // Stage is one step of a task. The engine calls Process for one event at a time per partition, in order; every partition
@@ -25,8 +26,35 @@ type Emit interface {
 	Event(ev *Event) error
 	// Message adds one message to the topic `changes`. It is dropped if the event is rejected later in the task.
 	Message(m Message)
+	// Wake asks for an event of type evaluate for the event's profile at that time, in the future of the event. Of all that the
+	// stages ask for during one event the earliest counts; it replaces what earlier events of the profile asked for, so a
+	// stage that still waits for something asks again each time.
+	Wake(at time.Time)
 	// Drop ends the event on purpose, for a reason that is counted, such as "duplicate". Nothing else may drop an event.
 	Drop(reason string)
+}
+
+// FragmentKeeper is a stage of the profile task whose state lies in fragments, one per profile and primary. When people merge
+// or split, fragments move from profile to profile, and their contents stay as they are.
+type FragmentKeeper interface {
+	Stage
+	// Take removes a fragment and returns its contents, nil if there is none.
+	Take(tx Tx, profile, primary ID) ([]byte, error)
+	// Put adds the contents that Take returned, to what is there already. There may be something: events overtake moves.
+	Put(tx Tx, profile, primary ID, contents []byte) error
+}
+
+// DecisionKeeper is a stage of the profile task that keeps a decision per profile, such as its segments. It goes with the
+// profile's own identifier: a profile that is merged into another brings what was decided of it; a part that splits off
+// starts with nothing.
+type DecisionKeeper interface {
+	Stage
+	// Depart ends the decisions about a profile whose own identifier has moved into another profile. It removes what the stage
+	// keeps and returns what Inherit of the other needs, nil if nothing. ev is of type evaluate: its Canonical is the profile
+	// that departs, its Turn the turn in which it does.
+	Depart(tx Tx, ev *Event, emit Emit) ([]byte, error)
+	// Inherit tells the stage what a profile that was merged into this one brought. The next evaluation decides about it.
+	Inherit(tx Tx, profile ID, decisions []byte) error
 }
 
 // Tx is the private key space of one stage in one partition, inside the running transaction. It is used by one goroutine.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"time"
 
 	"github.com/millstream-io/millstream/pipeline"
 )
@@ -21,6 +22,7 @@ type chain struct {
 	// Of the event in hand.
 	ctx      context.Context
 	messages []pipeline.Message
+	wake     time.Time // the earliest time that a stage asked for; zero: none
 }
 
 // step is one stage of the chain; it is what that stage emits to.
@@ -53,7 +55,7 @@ func (c *chain) begin(w *work) {
 // process takes one event through the stages. A *pipeline.RejectError names the stage that refused it; the caller undoes
 // what the event wrote.
 func (c *chain) process(ctx context.Context, ev *pipeline.Event) error {
-	c.ctx, c.messages = ctx, c.messages[:0]
+	c.ctx, c.messages, c.wake = ctx, c.messages[:0], time.Time{}
 	return c.enter(ctx, 0, ev)
 }
 
@@ -109,6 +111,13 @@ func (s *step) Event(ev *pipeline.Event) error {
 
 // Message keeps a message until the event is through.
 func (s *step) Message(m pipeline.Message) { s.chain.messages = append(s.chain.messages, m) }
+
+// Wake keeps the earliest time.
+func (s *step) Wake(at time.Time) {
+	if c := s.chain; c.wake.IsZero() || at.Before(c.wake) {
+		c.wake = at
+	}
+}
 
 // Drop ends the event.
 func (s *step) Drop(reason string) {

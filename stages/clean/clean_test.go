@@ -39,6 +39,7 @@ type output struct{ events int }
 func (o *output) Event(*pipeline.Event) error { o.events++; return nil }
 func (o *output) Message(pipeline.Message)    {}
 func (o *output) Drop(string)                 {}
+func (o *output) Wake(time.Time)              {}
 
 func TestLimits(t *testing.T) {
 	id := strings.Repeat("x", pipeline.MaxIDBytes)

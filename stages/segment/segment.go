@@ -198,9 +198,9 @@ func (s *stage) message(ev *pipeline.Event, t *transition) pipeline.Message {
 	if !t.enter {
 		messageType, op, delta = pipeline.SegmentExited, "exit", "-1"
 	}
-	cause := "live"
-	if ev.Type == pipeline.TypeEvaluate {
-		cause = "timer"
+	cause := ev.Cause
+	if cause == "" {
+		cause = pipeline.CauseLive
 	}
 	b := make([]byte, 0, 320+len(s.document))
 	b = append(b, `{"transition_id":"`...)

@@ -3,6 +3,7 @@ package stagetest
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/millstream-io/millstream/pipeline"
 	"github.com/millstream-io/millstream/pipeline/state"
@@ -71,3 +72,4 @@ type counter struct{ ended, messages int }
 func (c *counter) Event(*pipeline.Event) error { c.ended++; return nil }
 func (c *counter) Message(pipeline.Message)    { c.messages++ }
 func (c *counter) Drop(string)                 { c.ended++ }
+func (c *counter) Wake(time.Time)              {}

@@ -11,6 +11,7 @@ import (
 	"sort"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millstream-io/millstream/pipeline"
 	"github.com/millstream-io/millstream/pipeline/state"
@@ -363,6 +364,10 @@ func (s *step) Event(ev *pipeline.Event) error {
 
 func (s *step) Message(m pipeline.Message) { s.task.messages = append(s.task.messages, m) }
 
+// Wake is not played by the runner yet.
+func (s *step) Wake(time.Time) {}
+
+// Drop ends the event.
 func (s *step) Drop(reason string) {
 	s.ended++
 	s.task.dropped = s.kind + "/" + reason
