@@ -119,3 +119,11 @@ var placeholders = map[string]bool{
 	"not set": true, "(not set)": true, "[object object]": true, "false": true, "true": true, "-1": true, "undefined undefined": true,
 	"00000000-0000-0000-0000-000000000000": true, "ffffffff-ffff-ffff-ffff-ffffffffffff": true,
 }
+
+// IdentifierRule is what the YAML says about one type of identifiers.
+type IdentifierRule struct {
+	IdentifierType
+	From     []Path // where its values stand in an event, besides user_id and anonymous_id at their own places and context.externalIds
+	Limit    int    // identifiers of the type that one profile can have; 0: any number
+	SharedBy int    // stronger identifiers that one value may be linked to, above which it identifies nobody; 0: any number
+}

@@ -24,9 +24,10 @@ var arrows = []struct {
 	{"pipeline/expression", []string{"pipeline", "internal/suggest"}, "one language for where, when, expr and segments"},
 	{"pipeline/state", []string{"pipeline"}, "a store knows keys and bytes, not stages or Kafka"},
 	{"pipeline/broker", []string{"pipeline"}, "the only package that knows the Kafka client"},
-	{"pipeline/engine", []string{"pipeline", "pipeline/state", "pipeline/broker"}, "runs a plan; it must not know YAML, nor any stage, source or sink"},
+	{"pipeline/links", []string{"pipeline"}, "what the link log says is a function of the log alone"},
+	{"pipeline/engine", []string{"pipeline", "pipeline/state", "pipeline/broker", "pipeline/links"}, "runs a plan; it must not know YAML, nor any stage, source or sink"},
 	{"stages", []string{"pipeline", "stages/..."}, "the list of kinds"},
-	{"stages/clean", kind, kindWhy}, {"stages/dedup", kind, kindWhy}, {"stages/profile", kind, kindWhy}, {"stages/segment", kind, kindWhy},
+	{"stages/clean", kind, kindWhy}, {"stages/dedup", kind, kindWhy}, {"stages/identity", kind, kindWhy}, {"stages/profile", kind, kindWhy}, {"stages/segment", kind, kindWhy},
 	{"stages/stagetest", []string{"pipeline", "pipeline/state"}, "the suite runs stages on the real store"},
 	{"sources", []string{"pipeline", "sources/..."}, "the list of kinds"},
 	{"sources/http", kind, kindWhy}, {"sources/file", append([]string{"sources/mapping"}, kind...), kindWhy},
@@ -57,7 +58,7 @@ var doors = []struct {
 	why     string
 }{
 	{"github.com/IBM/sarama", []string{"pipeline/broker", "internal/testenv", "benchmarks"}, "its errors and traps stay in one place"},
-	{"github.com/cockroachdb/pebble/v2", []string{"pipeline/state"}, "the key layout is one package's secret"},
+	{"github.com/cockroachdb/pebble/v2", []string{"pipeline/state", "pipeline/links"}, "a key layout is one package's secret"},
 	{"github.com/dgraph-io/ristretto/v2", []string{"pipeline/state"}, "a cache that is asked before the overlay gives stale answers"},
 	{"github.com/expr-lang/expr", []string{"pipeline/expression"}, "missing attributes and types have one meaning"},
 	{"github.com/goccy/go-yaml", []string{"config", "stages/stagetest"}, "strictness and positions; the scripts of the stages are YAML too"},
