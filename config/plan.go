@@ -48,6 +48,7 @@ func (b *builder) build() *pipeline.Plan {
 	}
 	b.plan.Attributes = b.env.Attributes
 	b.plan.Horizon = b.env.Horizon
+	b.plan.Stitching = b.env.Stitching
 	if len(b.list) > 0 {
 		return nil
 	}

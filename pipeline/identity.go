@@ -1,8 +1,12 @@
 package pipeline
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"slices"
 	"strings"
+
+	"github.com/tidwall/gjson"
 )
 
 // IdentifierType is a kind of identifier. Its code is the first byte of every id of the type and never changes meaning.
@@ -31,6 +35,9 @@ type Identifier struct {
 // Identities turns values into identifier ids for one pipeline. It is safe for concurrent use.
 type Identities struct {
 	inner, outer [sha256.BlockSize]byte // the key in the pads of HMAC (RFC 2104)
+
+	rules   []IdentifierRule
+	blocked func(value string) bool
 }
 
 // NewIdentities returns the ids of the pipeline whose identity key is key. Without the key nobody can test a value against
@@ -62,27 +69,144 @@ func (i *Identities) ID(t IdentifierType, value string) ID {
 	return versioned(id)
 }
 
-// Identify fills ev.Identifiers, strongest first, and ev.Primary from what Scan found. An event whose ids are all unusable
-// keeps the nil primary: it is stored, and has no profile.
-//
-// The anonymous id that server libraries invent beside a user id says nothing about a device, so it is left out.
-func (i *Identities) Identify(ev *Event) {
-	ev.Identifiers = ev.Identifiers[:0]
-	if v := Usable(ev.UserID); v != "" {
-		ev.add(i, IdentifierType{"user_id", CodeUserID}, v)
+// Use sets what the YAML says about identifiers, before the first event: the types, strongest first, and which values say
+// nothing about a person. key replaces the key of NewIdentities, nil keeps it.
+func (i *Identities) Use(rules []IdentifierRule, blocked func(value string) bool, key []byte) {
+	if key != nil {
+		*i = *NewIdentities(key)
 	}
-	if v := Usable(ev.AnonymousID); v != "" && !ev.serverSide() {
-		ev.add(i, IdentifierType{"anonymous_id", CodeAnonymousID}, v)
+	i.rules, i.blocked = rules, blocked
+}
+
+// Rules are those that Use has set; before it, those of a pipeline without the stage identity.
+func (i *Identities) Rules() []IdentifierRule {
+	if i.rules == nil {
+		return plainRules
+	}
+	return i.rules
+}
+
+var plainRules = []IdentifierRule{{IdentifierType: IdentifierType{"user_id", CodeUserID}}, {IdentifierType: IdentifierType{"anonymous_id", CodeAnonymousID}}}
+
+// Ambiguous is the profile id of those whom an ambiguous identifier may mean.
+func (i *Identities) Ambiguous(id ID) ID {
+	return i.ID(IdentifierType{"ambiguous", CodeAmbiguous}, id.String())
+}
+
+// Fingerprint changes with the key and tells nothing about it.
+func (i *Identities) Fingerprint() string {
+	return i.ID(IdentifierType{Name: "fingerprint"}, "").String()
+}
+
+// MaxIdentifiers bounds the identifiers of one event; Identify leaves out what is beyond.
+const MaxIdentifiers = 32
+
+// Identify fills ev.Identifiers, strongest first, and ev.Primary from what Scan found; it tells whether there were at most
+// MaxIdentifiers. An event whose ids are all unusable keeps the nil primary: it is stored, and has no profile.
+//
+// The anonymous id that server libraries invent beside a user id says nothing about a device, so it is left out. The previous
+// id of an alias is one that a device or a visitor had: an anonymous id.
+func (i *Identities) Identify(ev *Event) (complete bool) {
+	ev.Identifiers, complete = ev.Identifiers[:0], true
+	for _, r := range i.Rules() {
+		start := len(ev.Identifiers)
+		take := func(value string) {
+			v := i.normal(r.IdentifierType, value)
+			switch {
+			case v == "" || slices.ContainsFunc(ev.Identifiers[start:], func(x Identifier) bool { return x.Value == v }):
+			case len(ev.Identifiers) >= MaxIdentifiers:
+				complete = false
+			default:
+				ev.Identifiers = append(ev.Identifiers, Identifier{Type: r.IdentifierType, Value: v, ID: i.ID(r.IdentifierType, v)})
+			}
+		}
+		switch r.Code {
+		case CodeUserID:
+			take(ev.UserID)
+		case CodeAnonymousID:
+			if !ev.serverSide() {
+				take(ev.AnonymousID)
+			}
+			if ev.Type == TypeAlias && i.rules != nil {
+				take(ev.PreviousID)
+			}
+		}
+		for _, p := range r.From {
+			each(p.Result(ev), take)
+		}
+		if i.rules != nil {
+			ev.external(r.Name, take)
+		}
+		if found := ev.Identifiers[start:]; len(found) > 1 {
+			slices.SortFunc(found, func(a, b Identifier) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+		}
 	}
 	ev.Primary = ID{}
 	if len(ev.Identifiers) > 0 {
 		ev.Primary = ev.Identifiers[0].ID
 	}
 	ev.Canonical = ev.Primary
+	return complete
 }
 
-func (ev *Event) add(i *Identities, t IdentifierType, v string) {
-	ev.Identifiers = append(ev.Identifiers, Identifier{Type: t, Value: v, ID: i.ID(t, v)})
+// normal is the value as an identifier of the type, "" if it identifies nobody.
+func (i *Identities) normal(t IdentifierType, value string) string {
+	v := Usable(value)
+	switch t.Code {
+	case CodeEmail:
+		v = strings.ToLower(v)
+	case CodePhone:
+		v = phone(v)
+	}
+	if v != "" && i.blocked != nil && i.blocked(v) {
+		return ""
+	}
+	return v
+}
+
+// phone is the number in the form of E.164, "" if it is none: without its country's code nobody knows whose it is.
+func phone(v string) string {
+	v = strings.NewReplacer(" ", "", "-", "", "(", "", ")", "", ".", "", "/", "", "\u00a0", "").Replace(v)
+	if digits, ok := strings.CutPrefix(v, "00"); ok {
+		v = "+" + digits
+	}
+	digits, ok := strings.CutPrefix(v, "+")
+	if !ok || len(digits) < 7 || len(digits) > 15 || strings.Trim(digits, "0123456789") != "" {
+		return ""
+	}
+	return v
+}
+
+// each takes a value, or the values of an array.
+func each(r gjson.Result, take func(string)) {
+	switch {
+	case r.IsArray():
+		r.ForEach(func(_, v gjson.Result) bool {
+			if !v.IsArray() {
+				each(v, take)
+			}
+			return true
+		})
+	case r.Type == gjson.String:
+		take(r.Str)
+	case r.Type == gjson.Number:
+		take(r.Raw)
+	}
+}
+
+// external takes the values of that type in context.externalIds: [{"type": …, "id": …}].
+func (ev *Event) external(name string, take func(string)) {
+	for _, c := range [...][]byte{ev.OwnContext, ev.Context} {
+		if !bytes.Contains(c, []byte(`"externalIds"`)) {
+			continue
+		}
+		gjson.Get(text(c), "externalIds").ForEach(func(_, v gjson.Result) bool {
+			if v.Get("type").Str == name {
+				each(v.Get("id"), take)
+			}
+			return true
+		})
+	}
 }
 
 func (ev *Event) serverSide() bool { return ev.Channel == "server" && Usable(ev.UserID) != "" }

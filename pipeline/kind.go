@@ -67,6 +67,7 @@ type Env struct {
 	Identities *Identities
 	Attributes []Attribute // what the stages so far have declared
 	Segments   []string    // what the stage `segment` has declared
+	Stitching  bool        // the stage `identity` is there: profiles can merge and split
 	// Horizon is how far back the resolve task must remember, set by dedup; the changelog of its state is kept that long.
 	Horizon time.Duration
 }

@@ -19,6 +19,7 @@ type Plan struct {
 	Horizon time.Duration // Env.Horizon after all stages were built
 
 	Identities *Identities
+	Stitching  bool // Env.Stitching after all stages were built
 	Attributes []Attribute
 	Sources    []SourcePlan
 	Resolve    []StagePlan // stages of the resolve task, in order

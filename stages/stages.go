@@ -5,9 +5,10 @@ import (
 	"github.com/millstream-io/millstream/pipeline"
 	"github.com/millstream-io/millstream/stages/clean"
 	"github.com/millstream-io/millstream/stages/dedup"
+	"github.com/millstream-io/millstream/stages/identity"
 	"github.com/millstream-io/millstream/stages/profile"
 	"github.com/millstream-io/millstream/stages/segment"
 )
 
 // Kinds are the stages in pipeline order; a pipeline may leave out those that no other of its stages needs.
-var Kinds = []pipeline.StageKind{clean.Kind, dedup.Kind, profile.Kind, segment.Kind}
+var Kinds = []pipeline.StageKind{clean.Kind, dedup.Kind, identity.Kind, profile.Kind, segment.Kind}

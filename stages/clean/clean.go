@@ -32,7 +32,7 @@ func build(_ any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Problem)
 type stage struct{ identities *pipeline.Identities }
 
 // Process takes an event whose record has been parsed and nothing more. Codes of its refusals: oversize, not_utf8,
-// not_json, not_an_object, too_deep, field_type, id_too_long, type_missing, type_unknown, event_missing, and those of the
+// not_json, not_an_object, too_deep, field_type, id_too_long, too_many_identifiers, type_missing, type_unknown, event_missing, and those of the
 // source if it could make no event of what it read.
 func (s *stage) Process(_ context.Context, _ pipeline.Tx, ev *pipeline.Event, emit pipeline.Emit) error {
 	if rej := ev.Refusal(); rej != nil {
@@ -43,9 +43,12 @@ func (s *stage) Process(_ context.Context, _ pipeline.Tx, ev *pipeline.Event, em
 	}
 	rej := ev.Scan()
 	// Before any refusal, so that the dead letter carries the ids by which erase finds it.
-	s.identities.Identify(ev)
+	complete := s.identities.Identify(ev)
 	if rej == nil {
 		rej = checkIDs(ev)
+	}
+	if rej == nil && !complete {
+		rej = pipeline.Reject("too_many_identifiers", "the event has more than %d identifiers", pipeline.MaxIdentifiers)
 	}
 	if rej == nil {
 		rej = checkType(ev)
