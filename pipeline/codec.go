@@ -79,7 +79,7 @@ const maxMillis = math.MaxInt64 / int64(time.Millisecond)
 //	16 bytes  primary, 16 bytes canonical
 //	uvarint   idv
 //	varint    received_at, time, original_time (0 = none): Unix milliseconds
-//	byte      flags: 1 late, 2 the message id is the sender's own
+//	byte      flags: 1 late, 2 the message id is the sender's own, 4 forwarded: it was in the topic before, for another profile
 //	8 bytes   configuration hash, big endian
 //	uvarint   number of identifiers; each: code byte, string name, string value
 //	strings   source, message id, replay, the batch's sentAt; bytes: batch context (uvarint length, then the bytes)
@@ -91,8 +91,9 @@ const (
 	resolvedFormat = 1
 	resolvedEvent  = 'e'
 
-	flagLate  = 1
-	flagOwnID = 2
+	flagLate      = 1
+	flagOwnID     = 2
+	flagForwarded = 4
 )
 
 // AppendResolved appends the value of the event's record in `resolved`. config is Plan.Hash of the task.
@@ -114,6 +115,9 @@ func AppendResolved(dst []byte, ev *Event, config uint64) []byte {
 	}
 	if ev.OwnID {
 		flags |= flagOwnID
+	}
+	if ev.Forwarded {
+		flags |= flagForwarded
 	}
 	dst = append(dst, flags)
 	dst = binary.BigEndian.AppendUint64(dst, config)
@@ -151,40 +155,40 @@ func (ev *Event) envelope() [11]*string {
 // of the identifiers are not filled in. A newer format is refused by name.
 func ParseResolved(r *Record, ev *Event) (config uint64, rej *RejectError) {
 	*ev = Event{Partition: r.Partition, Offset: r.Offset, Identifiers: ev.Identifiers[:0]}
-	d := decoder{b: r.Value}
-	if f := d.byte(); f != resolvedFormat {
+	d := Decoder{b: r.Value}
+	if f := d.Byte(); f != resolvedFormat {
 		return 0, Reject("resolved_format", "the record has format %d, this build reads format %d: upgrade it", f, resolvedFormat)
 	}
-	if k := d.byte(); k != resolvedEvent {
+	if k := d.Byte(); k != resolvedEvent {
 		return 0, Reject("resolved_kind", "the record is of kind %d, which this build does not know: upgrade it", k)
 	}
 	copy(ev.Primary[:], d.take(16))
 	copy(ev.Canonical[:], d.take(16))
-	ev.IDV = d.uvarint()
-	ev.ReceivedAt = Millis(d.varint())
-	ev.Time = Millis(d.varint())
-	if ms := d.varint(); ms != 0 {
+	ev.IDV = d.Uvarint()
+	ev.ReceivedAt = Millis(d.Varint())
+	ev.Time = Millis(d.Varint())
+	if ms := d.Varint(); ms != 0 {
 		ev.OriginalTime = Millis(ms)
 	}
-	flags := d.byte()
-	ev.Late, ev.OwnID = flags&flagLate != 0, flags&flagOwnID != 0
+	flags := d.Byte()
+	ev.Late, ev.OwnID, ev.Forwarded = flags&flagLate != 0, flags&flagOwnID != 0, flags&flagForwarded != 0
 	if b := d.take(8); b != nil {
 		config = binary.BigEndian.Uint64(b)
 	}
-	for n := d.uvarint(); n > 0 && d.err == nil; n-- {
-		code := d.byte()
-		ev.Identifiers = append(ev.Identifiers, Identifier{Type: IdentifierType{Code: code, Name: d.string()}, Value: d.string()})
+	for n := d.Uvarint(); n > 0 && d.err == nil; n-- {
+		code := d.Byte()
+		ev.Identifiers = append(ev.Identifiers, Identifier{Type: IdentifierType{Code: code, Name: d.Text()}, Value: d.Text()})
 	}
-	ev.Source, ev.MessageID, ev.Replay, ev.SentAt = d.string(), d.string(), d.string(), d.string()
-	if c := d.take(int(min(d.uvarint(), math.MaxInt32))); len(c) > 0 {
+	ev.Source, ev.MessageID, ev.Replay, ev.SentAt = d.Text(), d.Text(), d.Text(), d.Text()
+	if c := d.take(int(min(d.Uvarint(), math.MaxInt32))); len(c) > 0 {
 		ev.Context = c
 	}
 	for _, s := range ev.envelope() {
-		*s = d.string()
+		*s = d.Text()
 	}
 	var parts [3]struct{ start, length uint64 }
 	for i := range parts {
-		parts[i].start, parts[i].length = d.uvarint(), d.uvarint()
+		parts[i].start, parts[i].length = d.Uvarint(), d.Uvarint()
 	}
 	ev.Raw = d.b
 	for i, dst := range [...]*[]byte{&ev.Properties, &ev.Traits, &ev.OwnContext} {
@@ -205,13 +209,23 @@ func appendString(dst []byte, s string) []byte {
 	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
 }
 
-// decoder takes fields off the front of b; after the first error everything is zero.
-type decoder struct {
+// Decoder takes fields off the front of bytes, in the forms that the topics and stores use; after the first error everything
+// is zero. Bytes and Text are parts of what is decoded.
+type Decoder struct {
 	b   []byte
 	err error
 }
 
-func (d *decoder) take(n int) []byte {
+// NewDecoder decodes b.
+func NewDecoder(b []byte) *Decoder { return &Decoder{b: b} }
+
+// Complete tells whether all was there, and nothing more.
+func (d *Decoder) Complete() bool { return d.err == nil && len(d.b) == 0 }
+
+// OK tells whether all was there so far.
+func (d *Decoder) OK() bool { return d.err == nil }
+
+func (d *Decoder) take(n int) []byte {
 	if d.err != nil || n > len(d.b) {
 		d.err = fmt.Errorf("%d bytes are missing", n-len(d.b))
 		return nil
@@ -221,16 +235,28 @@ func (d *decoder) take(n int) []byte {
 	return b
 }
 
-func (d *decoder) byte() byte {
+// Byte takes one byte.
+func (d *Decoder) Byte() byte {
 	if b := d.take(1); b != nil {
 		return b[0]
 	}
 	return 0
 }
 
-func (d *decoder) string() string { return text(d.take(int(min(d.uvarint(), math.MaxInt32)))) }
+// ID takes 16 bytes.
+func (d *Decoder) ID() (id ID) {
+	copy(id[:], d.take(16))
+	return id
+}
 
-func (d *decoder) uvarint() uint64 {
+// Bytes takes a length and that many bytes.
+func (d *Decoder) Bytes() []byte { return d.take(int(min(d.Uvarint(), math.MaxInt32))) }
+
+// Text is Bytes as a string, not copied.
+func (d *Decoder) Text() string { return text(d.Bytes()) }
+
+// Uvarint takes an unsigned number.
+func (d *Decoder) Uvarint() uint64 {
 	v, n := binary.Uvarint(d.b)
 	if n <= 0 || d.err != nil {
 		d.err = fmt.Errorf("a number is cut off")
@@ -240,7 +266,8 @@ func (d *decoder) uvarint() uint64 {
 	return v
 }
 
-func (d *decoder) varint() int64 {
+// Varint takes a signed number.
+func (d *Decoder) Varint() int64 {
 	v, n := binary.Varint(d.b)
 	if n <= 0 || d.err != nil {
 		d.err = fmt.Errorf("a number is cut off")

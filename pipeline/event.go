@@ -91,6 +91,9 @@ type Event struct {
 	// identifier.
 	Fragments []ID
 
+	// Forwarded says that the event was in `resolved` before, for a profile that its primary had left.
+	Forwarded bool
+
 	// What profile adds for the stages after it. Nil before, and for events without a profile.
 	Profile *Profile
 	Changed []string // names of what this event changed on the profile, without repeats

@@ -11,7 +11,7 @@ type Link struct {
 type Statement struct {
 	Link
 	MessageID string
-	At        time.Time // event time
+	At        time.Time // when the event was received
 }
 
 // Resolution is what the link log says about an event's identifiers.

@@ -21,6 +21,11 @@ const (
 	ProfileUpdated = "profile.updated"
 	SegmentEntered = "segment.entered"
 	SegmentExited  = "segment.exited"
+	ProfileMerged  = "profile.merged"
+	ProfileSplit   = "profile.split"
+
+	IdentityMerge    = "identity.merge"    // for the table merges
+	IdentityOverride = "identity.override" // for the table overrides
 )
 
 // Message is one entry of the topic `changes`: a Standard Webhooks envelope. Timestamp is the event's processing time

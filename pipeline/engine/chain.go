@@ -44,6 +44,17 @@ func newChain(plans []pipeline.StagePlan, out func(*pipeline.Event) error, logge
 	return c
 }
 
+// split cuts the chain in two: c keeps the steps before at and hands what comes out of them to next, the new chain has the
+// others.
+func (c *chain) split(at int, next func(*pipeline.Event) error) *chain {
+	rest := &chain{out: c.out, logger: c.logger, steps: c.steps[at:len(c.steps):len(c.steps)]}
+	c.steps, c.out = c.steps[:at:at], next
+	for i := range rest.steps {
+		rest.steps[i].chain, rest.steps[i].at = rest, i
+	}
+	return rest
+}
+
 // begin gives every stage its key space in the transaction.
 func (c *chain) begin(w *work) {
 	c.work = w
@@ -123,4 +134,75 @@ func (s *step) Wake(at time.Time) {
 func (s *step) Drop(reason string) {
 	s.ended++
 	s.chain.work.dropped.add(s.kind+"/"+reason, 1)
+}
+
+// take removes a fragment from every stage that keeps it.
+func (c *chain) take(profile, primary pipeline.ID) (contents []pipeline.StageBytes, err error) {
+	for i := range c.steps {
+		s := &c.steps[i]
+		keeper, ok := s.stage.(pipeline.FragmentKeeper)
+		if !ok {
+			continue
+		}
+		b, err := keeper.Take(s.tx, profile, primary)
+		if err = errors.Join(err, c.work.tx.Err()); err != nil {
+			return nil, fmt.Errorf("stage %s: take a fragment: %w", s.kind, err)
+		}
+		if b != nil {
+			contents = append(contents, pipeline.StageBytes{Code: s.code, Bytes: b})
+		}
+	}
+	return contents, nil
+}
+
+// put gives every stage what it had taken. What a stage that is no more had taken is dropped with it.
+func (c *chain) put(profile pipeline.ID, f *pipeline.Fragment) error {
+	for _, b := range f.Contents {
+		for i := range c.steps {
+			s := &c.steps[i]
+			keeper, ok := s.stage.(pipeline.FragmentKeeper)
+			if !ok || s.code != b.Code {
+				continue
+			}
+			if err := errors.Join(keeper.Put(s.tx, profile, f.Primary, b.Bytes), c.work.tx.Err()); err != nil {
+				return fmt.Errorf("stage %s: put a fragment: %w", s.kind, err)
+			}
+		}
+	}
+	return nil
+}
+
+// depart ends what stages have decided about ev.Canonical; what they say is in messages.
+func (c *chain) depart(ctx context.Context, ev *pipeline.Event) (decisions []pipeline.StageBytes, err error) {
+	c.ctx, c.messages, c.wake = ctx, c.messages[:0], time.Time{}
+	for i := range c.steps {
+		s := &c.steps[i]
+		keeper, ok := s.stage.(pipeline.DecisionKeeper)
+		if !ok {
+			continue
+		}
+		b, err := keeper.Depart(s.tx, ev, s)
+		if err = errors.Join(err, c.work.tx.Err()); err != nil {
+			return nil, fmt.Errorf("stage %s: end the decisions about a profile: %w", s.kind, err)
+		}
+		if b != nil {
+			decisions = append(decisions, pipeline.StageBytes{Code: s.code, Bytes: b})
+		}
+	}
+	return decisions, nil
+}
+
+// inherit gives a stage what another profile brought.
+func (c *chain) inherit(profile pipeline.ID, d pipeline.StageBytes) error {
+	for i := range c.steps {
+		s := &c.steps[i]
+		keeper, ok := s.stage.(pipeline.DecisionKeeper)
+		if !ok || s.code != d.Code {
+			continue
+		}
+		if err := errors.Join(keeper.Inherit(s.tx, profile, d.Bytes), c.work.tx.Err()); err != nil {
+			return fmt.Errorf("stage %s: inherit decisions: %w", s.kind, err)
+		}
+	}
+	return nil
 }

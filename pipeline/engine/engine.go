@@ -8,6 +8,9 @@
 //	worker.go      one partition of one task: batch by batch, exactly once
 //	position.go    what a commit says about where it stands
 //	restore.go     from an assignment to a worker's first batch
+//	links.go       the process's replica of the link log, and new links
+//	regrouptask.go the task that tells profiles who moves where
+//	regroup.go     how the data of a profile follows the link log
 //	chain.go       one event through the stages of a task
 //	resolve.go     the task that turns events into resolved events
 //	profile.go     the task that turns resolved events into changes
@@ -34,6 +37,7 @@ import (
 
 	"github.com/millstream-io/millstream/pipeline"
 	"github.com/millstream-io/millstream/pipeline/broker"
+	"github.com/millstream-io/millstream/pipeline/links"
 	"github.com/millstream-io/millstream/pipeline/state"
 )
 
@@ -79,6 +83,12 @@ type engine struct {
 	connected atomic.Pointer[broker.Cluster] // Cluster, for those who do not wait for ready
 	parts     parts
 
+	settings *links.Settings // operation 0 of the link log
+	links    *links.Replica  // nil unless the pipeline stitches
+	caughtUp chan struct{}   // closed when links has what the log held at the start
+	// appendLinks appends to the link log and returns when Kafka has it: producer.Produce.
+	appendLinks func(ctx context.Context, records []pipeline.Record) error
+
 	// failed takes the first error that ends the run.
 	failed chan error
 }
@@ -102,7 +112,7 @@ func Run(ctx context.Context, plan *pipeline.Plan, o Options) error {
 	if o.Counters == nil {
 		o.Counters = &Counters{}
 	}
-	e := &engine{Options: o, plan: plan, ready: make(chan struct{}), failed: make(chan error, 1)}
+	e := &engine{Options: o, plan: plan, ready: make(chan struct{}), caughtUp: make(chan struct{}), failed: make(chan error, 1)}
 	e.connected.Store(o.Cluster)
 	sources, stop := context.WithCancel(ctx)
 	done, bounded := make(chan struct{}), make(chan struct{})
@@ -160,11 +170,18 @@ func (e *engine) prepare(ctx context.Context) (err error) {
 	if e.producer, err = e.Cluster.OpenProducer(); err != nil {
 		return fmt.Errorf("open the producer of the sources: %w", err)
 	}
-	return e.settle(ctx)
+	e.appendLinks = e.producer.Produce
+	if err := e.settle(ctx); err != nil || !e.plan.Stitching {
+		return err
+	}
+	return e.openLinks(ctx)
 }
 
 func (e *engine) release() error {
 	var errs []error
+	if e.links != nil {
+		errs = append(errs, e.links.Close())
+	}
 	if e.producer != nil {
 		errs = append(errs, e.producer.Close())
 	}
@@ -190,6 +207,11 @@ func (e *engine) topics() []broker.Topic {
 	links := deleted("links", forever)
 	links.Partitions = 1
 	ts = append(ts, links)
+	if e.plan.Stitching {
+		regroup := compacted("state.regroup")
+		regroup.Partitions = 1
+		ts = append(ts, regroup)
+	}
 	for _, s := range e.plan.Sinks {
 		ts = append(ts, compacted("state.sink."+s.Name))
 	}
@@ -215,6 +237,11 @@ func (e *engine) run(ctx context.Context, drain func()) error {
 				e.fail(fmt.Errorf("%s: %w", what, err))
 			}
 		})
+	}
+	if e.plan.Stitching {
+		start("links", e.followLinks)
+		start("outcomes of the links", e.forgetOutcomes)
+		start("regroup", e.runRegroup)
 	}
 	start("resolve", e.runResolve)
 	start("profile", e.runProfile)

@@ -42,7 +42,7 @@ func newMachine(t *testing.T, brokers []string) *machine {
 			{Kind: "judge", Code: 2, New: func() pipeline.Stage { return judge{task} }},
 		}
 	}
-	m.plan = &pipeline.Plan{Name: testenv.Name(t), Hash: 1, Partitions: 1, Commit: 10 * time.Millisecond, Horizon: time.Hour,
+	m.plan = &pipeline.Plan{Identities: pipeline.NewIdentities([]byte("key")), Name: testenv.Name(t), Hash: 1, Partitions: 1, Commit: 10 * time.Millisecond, Horizon: time.Hour,
 		Resolve: stages(pipeline.TaskResolve), Profile: stages(pipeline.TaskProfile)}
 	return m
 }

@@ -37,6 +37,8 @@ type profileJob struct {
 	order   []pipeline.ID // of updates, by first change
 	undone  bool          // an event was rolled back: profiles seen before it may be gone
 
+	rosters pipeline.Tx // of the running transaction
+
 	key, value, data, meta []byte // scratch
 }
 
@@ -60,13 +62,12 @@ func (j *profileJob) process(ctx context.Context, w *work) error {
 	clear(j.updates)
 	j.order, j.undone = j.order[:0], false
 	j.chain.begin(w)
+	j.rosters = w.tx.Stage(codeRegroup)
 	for i := range w.batch.Records {
 		r := &w.batch.Records[i]
 		w.tx.Savepoint()
 		err := j.one(ctx, r)
 		if err == nil {
-			j.tell(j.chain.messages)
-			j.note(&j.ev)
 			continue
 		}
 		var rej *pipeline.RejectError
@@ -86,14 +87,33 @@ func (j *profileJob) process(ctx context.Context, w *work) error {
 	return nil
 }
 
+// one takes a record. Only events can be refused.
 func (j *profileJob) one(ctx context.Context, r *pipeline.Record) error {
-	if _, rej := pipeline.ParseResolved(r, &j.ev); rej != nil {
+	switch pipeline.ResolvedKind(r) {
+	case pipeline.KindRegroup:
+		return broken(j.regroup(ctx, r))
+	case pipeline.KindMove:
+		return broken(j.move(ctx, r))
+	}
+	config, rej := pipeline.ParseResolved(r, &j.ev)
+	if rej != nil {
 		rej.Stage = pipeline.TaskProfile
 		return rej
 	}
+	if j.plan.Stitching && j.ev.Canonical != (pipeline.ID{}) {
+		forwarded, err := j.place(r, &j.ev, config)
+		if forwarded || err != nil {
+			return err
+		}
+	}
 	j.work.now = max(j.work.now, j.ev.ReceivedAt.UnixMilli())
 	j.ev.ReceivedAt = pipeline.Millis(j.work.now)
-	return j.chain.process(ctx, &j.ev)
+	if err := j.chain.process(ctx, &j.ev); err != nil {
+		return err
+	}
+	j.tell(j.chain.messages)
+	j.note(&j.ev)
+	return nil
 }
 
 // note keeps what an event that is through has changed.
@@ -120,6 +140,14 @@ func (j *profileJob) note(ev *pipeline.Event) {
 	}
 }
 
+// forget drops what was noted of a profile: it is no more.
+func (j *profileJob) forget(id pipeline.ID) {
+	if j.updates[id] != nil {
+		delete(j.updates, id)
+		j.order = slices.DeleteFunc(j.order, func(x pipeline.ID) bool { return x == id })
+	}
+}
+
 // tell produces the messages of one event.
 func (j *profileJob) tell(messages []pipeline.Message) {
 	for i := range messages {
@@ -137,7 +165,12 @@ func (j *profileJob) tellOne(m *pipeline.Message) {
 // Nothing changes by it: it only finds the live objects.
 func (j *profileJob) lookAgain(ctx context.Context) error {
 	for _, id := range j.order {
+		o, err := j.roster(id, false)
+		if err != nil {
+			return err
+		}
 		j.ev = pipeline.Event{Type: pipeline.TypeEvaluate, Primary: id, Canonical: id, ReceivedAt: pipeline.Millis(j.work.now), Time: pipeline.Millis(j.work.now)}
+		j.attach(&j.ev, o)
 		if err := j.chain.process(ctx, &j.ev); err != nil {
 			return fmt.Errorf("evaluate a profile again: %v", err) //nolint:errorlint // not a rejection any more: no event is to blame
 		}

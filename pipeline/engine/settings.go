@@ -1,83 +1,73 @@
 package engine
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/pipeline/links"
 )
 
-// settings is operation 0 of the link log: what the first start fixed. Later settings records, of processes that started at
-// the same moment, are ignored.
-type settings struct {
-	V          int              `json:"v"`
-	Op         string           `json:"op"` // "settings"
-	Partitions int32            `json:"partitions"`
-	Types      []identifierType `json:"types"` // strongest first
-	Normaliser int              `json:"normaliser"`
-	Algorithm  int              `json:"algorithm"`
-}
+// normaliser numbers the meaning of pipeline.Usable and of the forms of e-mail addresses and phone numbers.
+const normaliser = 1
 
-type identifierType struct {
-	Name string `json:"name"`
-	Code byte   `json:"code"`
-}
-
-const (
-	settingsVersion = 1
-	normaliser      = 1 // of pipeline.Usable
-)
-
-// settle writes operation 0 at the first start, and refuses to run against another one.
+// settle writes operation 0 of the link log at the first start, and refuses to run against another one. Later settings
+// records, of processes that started at the same moment, are ignored.
 func (e *engine) settle(ctx context.Context) error {
+	wanted := links.NewSettings(e.plan.Partitions, normaliser, algorithm, e.plan.Identities.Fingerprint(), e.plan.Identities.Rules())
 	got, err := e.firstOperation(ctx)
 	if err != nil {
 		return err
 	}
 	if got == nil {
-		value, err := json.Marshal(settings{V: settingsVersion, Op: "settings", Partitions: e.plan.Partitions, Normaliser: normaliser, Algorithm: algorithm,
-			Types: []identifierType{{"user_id", pipeline.CodeUserID}, {"email", pipeline.CodeEmail}, {"phone", pipeline.CodePhone}, {"anonymous_id", pipeline.CodeAnonymousID}}})
+		o := links.Operation{V: 1, Op: links.OpSettings, Settings: wanted}
+		r, err := o.Record()
 		if err != nil {
-			return fmt.Errorf("encode the settings: %w", err)
+			return err
 		}
-		if err := e.producer.Produce(ctx, []pipeline.Record{{Topic: e.topic("links"), Partition: 0, Value: value}}); err != nil {
+		r.Topic = e.topic(r.Topic)
+		if err := e.producer.Produce(ctx, []pipeline.Record{r}); err != nil {
 			return fmt.Errorf("write the settings to %s: %w", e.topic("links"), err)
 		}
 		if got, err = e.firstOperation(ctx); err != nil {
 			return err
 		}
 	}
-	return e.compare(got)
+	if err := e.compare(got, wanted); err != nil {
+		return err
+	}
+	e.settings = got.Settings
+	return nil
 }
 
-func (e *engine) compare(got *settings) error {
+func (e *engine) compare(got *links.Operation, wanted *links.Settings) error {
 	topic := e.topic("links")
 	switch {
-	case got == nil || got.Op != "settings":
+	case got == nil || got.Op != links.OpSettings:
 		return fmt.Errorf("the first record of %s is not the settings of a pipeline", topic)
-	case got.V > settingsVersion || got.Algorithm > algorithm || got.Normaliser > normaliser:
-		return fmt.Errorf("%s was written by a newer version of Millstream (settings %d, algorithm %d, normaliser %d): upgrade this one", topic, got.V, got.Algorithm, got.Normaliser)
-	case got.Partitions != e.plan.Partitions:
-		return fmt.Errorf("kafka.partitions is %d, but pipeline %s was started with %d, and its state is laid out for that: set partitions to %d", e.plan.Partitions, e.plan.Name, got.Partitions, got.Partitions)
+	case got.Algorithm > algorithm || got.Normaliser > normaliser:
+		return fmt.Errorf("%s was written by a newer version of Millstream (algorithm %d, normaliser %d): upgrade this one", topic, got.Algorithm, got.Normaliser)
+	case got.Partitions != wanted.Partitions:
+		return fmt.Errorf("kafka.partitions is %d, but pipeline %s was started with %d, and its state is laid out for that: set partitions to %d", wanted.Partitions, e.plan.Name, got.Partitions, got.Partitions)
+	}
+	if d := got.Differences(wanted); d != "" {
+		return fmt.Errorf("%s; people would change their profiles, so pipeline %s does not start: set it back under identity", d, e.plan.Name)
 	}
 	return nil
 }
 
 // firstOperation reads operation 0; nil if the log is empty.
-func (e *engine) firstOperation(ctx context.Context) (*settings, error) {
-	var s *settings
-	_, err := e.Cluster.ReadToEnd(ctx, e.topic("links"), 0, 0, func(r *pipeline.Record) error {
-		s = &settings{}
-		if err := json.NewDecoder(bytes.NewReader(r.Value)).Decode(s); err != nil {
-			return fmt.Errorf("decode offset %d: %w", r.Offset, err)
+func (e *engine) firstOperation(ctx context.Context) (*links.Operation, error) {
+	var o *links.Operation
+	_, err := e.Cluster.ReadToEnd(ctx, e.topic("links"), 0, 0, func(r *pipeline.Record) (err error) {
+		if o, err = links.Parse(r.Value); err != nil {
+			return fmt.Errorf("offset %d: %w", r.Offset, err)
 		}
 		return errEnough
 	})
 	if err != nil && !errors.Is(err, errEnough) {
 		return nil, fmt.Errorf("read the settings in %s: %w", e.topic("links"), err)
 	}
-	return s, nil
+	return o, nil
 }

@@ -64,6 +64,8 @@ type worker struct {
 }
 
 var (
+	// errAgain asks for another try at once, with what the job has learned.
+	errAgain  = errors.New("again")
 	errReload = errors.New("the partition must be loaded again")
 	// errStopped marks what no other try can mend: the partition stands still, loudly.
 	errStopped = errors.New("partition stopped")
@@ -260,7 +262,7 @@ func (w *worker) work(ctx context.Context, b *pipeline.Batch) error {
 // process runs the job; errors that are not the record's fault are tried three times.
 func (w *worker) process(ctx context.Context, b *pipeline.Batch) (*work, error) {
 	var err error
-	for try := range stageTries {
+	for try := 0; try < stageTries; try++ {
 		if try > 0 {
 			w.Logger.Warn("processing a batch again", "task", w.task.name, "partition", w.partition, "offset", b.Next, "error", err)
 			if err := wait(ctx, time.Duration(try)*200*time.Millisecond); err != nil {
@@ -272,6 +274,10 @@ func (w *worker) process(ctx context.Context, b *pipeline.Batch) (*work, error) 
 			return k, nil
 		}
 		k.tx.Discard()
+		if errors.Is(err, errAgain) {
+			try = -1
+			continue
+		}
 		if ctx.Err() != nil || errors.Is(err, errOutside) {
 			return nil, err
 		}

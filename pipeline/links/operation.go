@@ -29,7 +29,7 @@ type Operation struct {
 	ID     *pipeline.ID `json:"id,omitempty"` // block, unblock
 
 	MessageID string     `json:"message_id,omitempty"` // the event that stated a link first
-	At        *time.Time `json:"at,omitempty"`         // its time, or when an operator asked
+	At        *time.Time `json:"at,omitempty"`         // when that was received, or when an operator asked
 	Reason    string     `json:"reason,omitempty"`     // an operator's words
 
 	*Settings // of OpSettings

@@ -15,6 +15,7 @@ type Settings struct {
 	Types      []Type `json:"types"` // strongest first
 	Normaliser int    `json:"normaliser"`
 	Algorithm  int    `json:"algorithm"`
+	Key        string `json:"key"` // fingerprint of the identity key
 }
 
 // Type is what the log knows of an identifier type.
@@ -25,10 +26,9 @@ type Type struct {
 	SharedBy int    `json:"shared_by,omitempty"` // stronger identifiers that one value may be linked to; 0: any number
 }
 
-// NewSettings makes the settings of a pipeline from its rules. codes are those that an earlier start has given to types of the
-// pipeline's own, by name; the others get the next free ones.
-func NewSettings(partitions int32, normaliser, algorithm int, rules []pipeline.IdentifierRule) *Settings {
-	s := &Settings{Partitions: partitions, Normaliser: normaliser, Algorithm: algorithm}
+// NewSettings makes the settings of a pipeline from its rules.
+func NewSettings(partitions int32, normaliser, algorithm int, key string, rules []pipeline.IdentifierRule) *Settings {
+	s := &Settings{Partitions: partitions, Normaliser: normaliser, Algorithm: algorithm, Key: key}
 	for _, r := range rules {
 		s.Types = append(s.Types, Type{Name: r.Name, Code: r.Code, Limit: r.Limit, SharedBy: r.SharedBy})
 	}
@@ -37,6 +37,9 @@ func NewSettings(partitions int32, normaliser, algorithm int, rules []pipeline.I
 
 // Differences says in words how other settings differ in what people depend on, empty if they do not.
 func (s *Settings) Differences(o *Settings) string {
+	if s.Key != o.Key {
+		return "identity.key is not the one of the first start"
+	}
 	if a, b := s.names(), o.names(); a != b {
 		return fmt.Sprintf("the identifiers are %s in the YAML, and were %s at the first start", b, a)
 	}

@@ -41,7 +41,7 @@ func (s *stage) Links(dst []pipeline.Statement, ev *pipeline.Event) []pipeline.S
 	}
 	s.unknown = s.links.Unknown(s.unknown[:0], ev.Identifiers)
 	for _, l := range s.unknown {
-		dst = append(dst, pipeline.Statement{Link: l, MessageID: ev.MessageID, At: ev.Time})
+		dst = append(dst, pipeline.Statement{Link: l, MessageID: ev.MessageID, At: ev.ReceivedAt})
 	}
 	return dst
 }

@@ -1,0 +1,164 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/pipeline/broker"
+	"github.com/millstream-io/millstream/pipeline/links"
+)
+
+const (
+	taskRegroup  = "regroup"
+	forgetEvery  = time.Minute
+	linksAtOnce  = 10_000 // operations applied in one step
+	linkInterval = 5 * time.Millisecond
+)
+
+// openLinks opens the process's replica of the link log.
+func (e *engine) openLinks(ctx context.Context) error {
+	id, err := e.Cluster.TopicID(ctx, e.topic("links"), 0)
+	if err != nil {
+		return fmt.Errorf("ask for the id of %s: %w", e.topic("links"), err)
+	}
+	e.links, err = links.Open(filepath.Join(e.Data, "links"), links.Options{Rules: e.settings, Ambiguous: e.plan.Identities.Ambiguous, TopicID: id, Logger: e.Logger})
+	return err
+}
+
+// followLinks applies the link log to the replica until ctx ends.
+func (e *engine) followLinks(ctx context.Context) (err error) {
+	topic := e.topic("links")
+	ends, err := e.Cluster.Ends(ctx, topic, []int32{0}, true)
+	if err != nil {
+		return fmt.Errorf("ask for the end of %s: %w", topic, err)
+	}
+	next, _ := e.links.Next()
+	if next > ends[0] {
+		e.Logger.Error("the replica of the links is ahead of Kafka, which has lost data; it is made anew", "replica", next, "kafka", ends[0])
+		if err := e.links.Reset(); err != nil {
+			return err
+		}
+		next = 0
+	}
+	sub := e.Cluster.NewSubscriber(broker.SubscriberConfig{Offset: next, MaxRecords: linksAtOnce, Interval: linkInterval, Idle: time.Second})
+	defer func() { err = errors.Join(err, sub.Close()) }()
+	batches, err := sub.Subscribe(ctx, topic)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", topic, err)
+	}
+	caughtUp := e.caughtUp
+	for {
+		if next, _ := e.links.Next(); caughtUp != nil && next >= ends[0] {
+			close(caughtUp)
+			caughtUp = nil
+		}
+		m, ok := <-batches
+		if !ok {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("reading %s ended: %w", topic, readerError(sub))
+		}
+		b, _ := pipeline.BatchOf(m)
+		if err := e.links.Apply(b.Records, b.Next); err != nil {
+			m.Nack()
+			return err
+		}
+		m.Ack()
+	}
+}
+
+// forgetOutcomes drops, now and then, what the regroup task has told to the profiles.
+func (e *engine) forgetOutcomes(ctx context.Context) error {
+	for wait(ctx, forgetEvery) == nil {
+		p, err := e.Cluster.Committed(ctx, e.topic(taskRegroup), e.topic("links"), 0)
+		if err == nil && p.Offset > 0 {
+			err = e.links.Forget(p.Offset)
+		}
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// state writes the links that events state for the first time, and returns when the replica has them. linker tells for each
+// event what is new; it is asked again, because what is linked may change what an event states.
+func (e *engine) state(ctx context.Context, linker pipeline.Linker, events []*pipeline.Event) error {
+	select {
+	case <-e.caughtUp: // before that, what is known looks new
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	var statements []pipeline.Statement
+	for {
+		statements = statements[:0]
+		open := events[:0:0]
+		for _, ev := range events {
+			before := len(statements)
+			if statements = linker.Links(statements, ev); len(statements) > before {
+				open = append(open, ev)
+			}
+		}
+		if len(statements) == 0 {
+			return nil
+		}
+		if err := e.produceLinks(ctx, statements); err != nil {
+			return err
+		}
+		if err := e.awaitLinks(ctx, linker, open, statements); err != nil {
+			return err
+		}
+		events = open
+	}
+}
+
+func (e *engine) produceLinks(ctx context.Context, statements []pipeline.Statement) error {
+	seen := make(map[pipeline.Link]bool, len(statements))
+	records := make([]pipeline.Record, 0, len(statements))
+	for i := range statements {
+		s := &statements[i]
+		if seen[s.Link] {
+			continue
+		}
+		seen[s.Link] = true
+		o := links.Linked(s)
+		r, err := o.Record()
+		if err != nil {
+			return err
+		}
+		r.Topic = e.topic(r.Topic)
+		records = append(records, r)
+	}
+	if err := e.appendLinks(ctx, records); err != nil {
+		return fmt.Errorf("write %d links: %w", len(records), err)
+	}
+	return nil
+}
+
+// awaitLinks waits until the replica has applied what was stated.
+func (e *engine) awaitLinks(ctx context.Context, linker pipeline.Linker, events []*pipeline.Event, stated []pipeline.Statement) error {
+	var now []pipeline.Statement
+	for {
+		_, changed := e.links.Next()
+		now = now[:0]
+		for _, ev := range events {
+			now = linker.Links(now, ev)
+		}
+		if !slices.ContainsFunc(now, func(s pipeline.Statement) bool {
+			return slices.ContainsFunc(stated, func(t pipeline.Statement) bool { return t.Link == s.Link })
+		}) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
