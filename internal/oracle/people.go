@@ -4,6 +4,7 @@ package oracle
 
 import (
 	"bytes"
+	"maps"
 	"slices"
 )
 
@@ -262,4 +263,10 @@ func (p *People) rank(id ID) int {
 		}
 	}
 	return len(p.types) + int(id[0])
+}
+
+// Clone returns a copy.
+func (p *People) Clone() *People {
+	return &People{types: p.types, canon: maps.Clone(p.canon), changed: maps.Clone(p.changed), unusable: maps.Clone(p.unusable),
+		ambiguous: maps.Clone(p.ambiguous), edges: maps.Clone(p.edges)}
 }

@@ -1,0 +1,744 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/IBM/sarama"
+	"github.com/tidwall/gjson"
+
+	"github.com/millstream-io/millstream/internal/oracle"
+	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/pipeline/links"
+	"github.com/millstream-io/millstream/pipeline/state"
+	"github.com/millstream-io/millstream/stages/clean"
+	"github.com/millstream-io/millstream/stages/identity"
+	"github.com/millstream-io/millstream/stages/profile"
+	"github.com/millstream-io/millstream/stages/segment"
+)
+
+// This is a property test of stitching and regrouping: the real jobs, stages, stores and replicas, between topics in memory.
+// Random people and operators act; resolvers with replicas that lag, the regroup task and the partitions of the profile task
+// take turns at random, crash, and repeat what was not committed. Then the laws are checked against the naive answer.
+
+// variant is one kind of run.
+type variant struct {
+	name                string
+	users, mails, anons int
+	limit, shared       int // users per person; stronger identifiers per e-mail
+	events, operators   int
+	kinds               string // of operations: u unlink, b block, f unblock
+	crashes             bool
+}
+
+var variants = []variant{
+	{name: "links", users: 6, mails: 4, anons: 14, limit: 99, shared: 99, events: 160},
+	{name: "unlinks", users: 6, mails: 4, anons: 14, limit: 99, shared: 99, events: 160, operators: 20, kinds: "uuubf"},
+	{name: "limits", users: 6, mails: 4, anons: 14, limit: 1, shared: 2, events: 160, operators: 15, kinds: "uuubff"},
+	{name: "all", users: 6, mails: 4, anons: 14, limit: 1, shared: 2, events: 160, operators: 15, kinds: "uuubff", crashes: true},
+	{name: "storm", users: 4, mails: 3, anons: 6, limit: 2, shared: 2, events: 90, operators: 40, kinds: "uubfff", crashes: true},
+}
+
+func TestPeople(t *testing.T) {
+	seeds := uint64(12)
+	if testing.Short() {
+		seeds = 2
+	}
+	for _, v := range variants {
+		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range seeds {
+				t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+					s := newPeople(t, v, seed)
+					s.settle()
+					s.verify()
+				})
+			}
+		})
+	}
+}
+
+// UnlinkRestores: people who are joined and taken apart again are what they were, whether the moves of the link had arrived
+// or not.
+func TestUnlinkRestores(t *testing.T) {
+	v := variants[0]
+	v.crashes = true
+	for seed := range uint64(10) {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			s := newPeople(t, v, 1000+seed)
+			s.settle()
+			before := s.picture()
+			a, b := s.strangers()
+			s.operate(links.OpLink, a, b)
+			if s.IntN(2) == 0 {
+				s.settle()
+				if s.picture() == before {
+					t.Fatal("the link changed nobody")
+				}
+			}
+			s.operate(links.OpUnlink, a, b)
+			s.settle()
+			if after := s.picture(); after != before {
+				t.Fatalf("before:\n%s\nafter:\n%s", before, after)
+			}
+			s.verify()
+		})
+	}
+}
+
+const (
+	resolvers  = 3
+	partitions = 4
+)
+
+// people is the world of one run.
+type people struct {
+	*rand.Rand
+	variant
+	t        *testing.T
+	ctx      context.Context
+	rules    []pipeline.IdentifierRule
+	settings *links.Settings
+	plan     *pipeline.Plan
+
+	log      []pipeline.Record   // links
+	history  []*oracle.People    // by offset of links: who is who after it
+	resolved [][]pipeline.Record // by partition
+	changes  []pipeline.Message
+
+	resolve []*actor
+	regroup *actor
+	profile []*actor
+
+	events   [][]pipeline.Record // by resolver
+	facts    map[string]fact     // by message id
+	operated int
+	repeats  bool // the regroup task's records come twice, now and then
+	steps    int
+}
+
+// fact is what the oracle knows of an event.
+type fact struct {
+	ids   []pipeline.ID // strongest first
+	order bool
+	value int
+
+	primary pipeline.ID // as resolved
+}
+
+// actor is one partition of one task: its engine, with a replica of its own if it needs one, its store and its job.
+type actor struct {
+	e         *engine
+	name      string
+	dir       string
+	store     *state.Store
+	part      *state.Partition
+	retention state.Retention
+	job       job
+	newJob    func(e *engine) job
+	next      int
+	now       int64
+	number    uint64
+	changelog []pipeline.Record
+	partition int32
+}
+
+func newPeople(t *testing.T, v variant, seed uint64) *people {
+	s := &people{Rand: rand.New(rand.NewPCG(seed, 7)), variant: v, t: t, ctx: t.Context(), facts: map[string]fact{}, repeats: v.crashes}
+	s.build()
+	s.resolved = make([][]pipeline.Record, partitions)
+	s.events = make([][]pipeline.Record, resolvers)
+	var plain []oracle.Type
+	for _, x := range s.settings.Types {
+		plain = append(plain, oracle.Type{Code: x.Code, Limit: x.Limit, SharedBy: x.SharedBy})
+	}
+	s.history = []*oracle.People{oracle.NewPeople(plain)}
+	first := links.Operation{V: 1, Op: links.OpSettings, Settings: s.settings}
+	s.append(&first)
+	for i := range resolvers {
+		s.resolve = append(s.resolve, s.actor(fmt.Sprintf("resolve-%d", i), int32(i), state.DeletedByTime, func(e *engine) job { return newResolveJob(e) }))
+	}
+	s.regroup = s.actor("regroup", 0, state.Compacted, func(e *engine) job { return &regroupJob{engine: e} })
+	for i := range partitions {
+		s.profile = append(s.profile, s.actor(fmt.Sprintf("profile-%d", i), int32(i), state.Compacted, func(e *engine) job { return newProfileJob(e) }))
+	}
+	for i := range v.events {
+		s.newEvent(i)
+	}
+	return s
+}
+
+// build makes the plan of the run's pipeline.
+func (s *people) build() {
+	env := &pipeline.Env{Pipeline: "people", Identities: pipeline.NewIdentities([]byte("people"))}
+	s.plan = &pipeline.Plan{Name: "people", Partitions: partitions, Identities: env.Identities}
+	limit, many := s.limit, 1000
+	ids := []map[string]identity.ID{{"user_id": {Limit: &limit}}, {"email": {Limit: &many, SharedBy: s.shared}}, {"anonymous_id": {Limit: &many}}}
+	config := map[string]any{
+		"identity": &identity.Config{IDs: ids},
+		"profile":  &profile.Config{"events": {Count: "events"}, "orders": {Count: "events", Event: "Order"}, "total": {Sum: "properties.value"}},
+		"segment": &segment.Config{"never_bought": "orders == 0", "buyer": "orders > 0", "third_order": "orders >= 3",
+			"looks_only": "events >= 3 and orders == 0", "spends": "total >= 100"},
+	}
+	for _, k := range []pipeline.StageKind{clean.Kind, identity.Kind, profile.Kind, segment.Kind} {
+		c := k.Config()
+		if config[k.Name] != nil {
+			c = config[k.Name]
+		}
+		newStage, problems := k.Build(c, env)
+		if problems != nil {
+			s.t.Fatal(problems)
+		}
+		p := pipeline.StagePlan{Kind: k.Name, Code: k.Code, New: newStage}
+		if k.Task == pipeline.TaskResolve {
+			s.plan.Resolve = append(s.plan.Resolve, p)
+		} else {
+			s.plan.Profile = append(s.plan.Profile, p)
+		}
+	}
+	s.plan.Stitching = env.Stitching
+	s.settings = links.NewSettings(partitions, 1, 1, "", env.Identities.Rules())
+}
+
+func (s *people) check(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// actor opens a partition with its store and, for those who need it, a replica.
+func (s *people) actor(name string, partition int32, retention state.Retention, newJob func(*engine) job) *actor {
+	caughtUp := make(chan struct{})
+	close(caughtUp)
+	a := &actor{name: name, dir: s.t.TempDir(), retention: retention, newJob: newJob, partition: partition}
+	a.e = &engine{plan: s.plan, settings: s.settings, caughtUp: caughtUp,
+		Options: Options{Data: a.dir, Logger: slog.New(slog.DiscardHandler), Counters: &Counters{}}}
+	a.e.appendLinks = func(_ context.Context, records []pipeline.Record) error {
+		for i := range records {
+			o, err := links.Parse(records[i].Value)
+			s.check(err)
+			s.append(o)
+			if s.crashes && s.IntN(5) == 0 {
+				s.append(o) // another worker states it at the same time
+			}
+		}
+		s.apply(a, len(s.log))
+		return nil
+	}
+	if name == "regroup" || retention == state.DeletedByTime {
+		s.openReplica(a)
+	}
+	s.open(a)
+	s.t.Cleanup(func() { s.check(errors.Join(a.part.Close(), a.store.Close())) })
+	return a
+}
+
+func (s *people) openReplica(a *actor) {
+	var err error
+	a.e.links, err = links.Open(filepath.Join(a.dir, "links"), links.Options{Rules: s.settings, Ambiguous: s.plan.Identities.Ambiguous, Logger: a.e.Logger})
+	s.check(err)
+	replica := a.e.links
+	s.t.Cleanup(func() { s.check(replica.Close()) })
+	s.apply(a, 1)
+}
+
+func (s *people) open(a *actor) {
+	var err error
+	a.store, err = state.Open(filepath.Join(a.dir, "state"), state.Options{Retention: a.retention, MemtableBytes: 1 << 20, CacheBytes: 1 << 20})
+	s.check(err)
+	a.part, err = a.store.Partition("input", a.partition)
+	s.check(err)
+	a.job = a.newJob(a.e)
+}
+
+// apply brings a replica up to an offset.
+func (s *people) apply(a *actor, to int) {
+	if next, _ := a.e.links.Next(); int(next) < to {
+		s.check(a.e.links.Apply(s.log[next:to], int64(to)))
+	}
+}
+
+// append appends an operation to the link log, and applies it to the oracle.
+func (s *people) append(o *links.Operation) {
+	r, err := o.Record()
+	s.check(err)
+	r.Offset = int64(len(s.log))
+	s.log = append(s.log, r)
+	if o.Op == links.OpSettings {
+		return
+	}
+	plain := oracle.Operation{Op: o.Op, Operator: o.MessageID == ""}
+	if o.ID != nil {
+		plain.A = *o.ID
+	} else {
+		plain.A, plain.B = *o.Strong, *o.Weak
+	}
+	after := s.history[len(s.history)-1].Clone()
+	after.Apply(plain, uint64(r.Offset))
+	s.history = append(s.history, after)
+}
+
+func (s *people) id(t byte, n int) pipeline.ID {
+	for _, r := range s.plan.Identities.Rules() {
+		if r.Code == t {
+			return s.plan.Identities.ID(r.IdentifierType, s.value(t, n))
+		}
+	}
+	panic("no such type")
+}
+
+func (s *people) value(t byte, n int) string {
+	return map[byte]string{pipeline.CodeUserID: "u", pipeline.CodeEmail: "e", pipeline.CodeAnonymousID: "a"}[t] + strconv.Itoa(n)
+}
+
+// newEvent makes an event: mostly of a visitor on his own device, now and then logged in, now and then at a shared device or
+// with somebody else's address.
+func (s *people) newEvent(n int) {
+	anon := s.IntN(s.anons)
+	person := anon % s.users
+	if s.IntN(12) == 0 {
+		person = s.IntN(s.users)
+	}
+	f := fact{order: s.IntN(5) == 0, value: s.IntN(50)}
+	name, traits, ids := "View", "", ""
+	if f.order {
+		name = "Order"
+	}
+	if s.IntN(5) == 0 {
+		ids += fmt.Sprintf(`"userId":"u%d",`, person)
+		f.ids = append(f.ids, s.id(pipeline.CodeUserID, person))
+	}
+	if s.IntN(6) == 0 {
+		mail := person % s.mails
+		if s.IntN(8) == 0 {
+			mail = s.IntN(s.mails)
+		}
+		traits = fmt.Sprintf(`,"traits":{"email":"e%d"}`, mail)
+		f.ids = append(f.ids, s.id(pipeline.CodeEmail, mail))
+	}
+	if len(f.ids) == 0 || s.IntN(8) > 0 {
+		ids += fmt.Sprintf(`"anonymousId":"a%d",`, anon)
+		f.ids = append(f.ids, s.id(pipeline.CodeAnonymousID, anon))
+	}
+	id := fmt.Sprintf("m%d", n)
+	ev := pipeline.Event{Source: "web", MessageID: id, ReceivedAt: pipeline.Millis(1_700_000_000_000 + int64(n)*1000),
+		Raw: fmt.Appendf(nil, `{"type":"track","event":%q,"messageId":%q,%s"timestamp":"2023-11-14T22:00:00Z","properties":{"value":%d}%s}`, name, id, ids, f.value, traits)}
+	if rej := ev.Scan(); rej != nil {
+		s.t.Fatal(rej)
+	}
+	r := pipeline.EventRecord(&ev)
+	to := anon % resolvers
+	r.Offset = int64(len(s.events[to]))
+	s.events[to] = append(s.events[to], r)
+	s.facts[id] = f
+}
+
+// step takes a batch through an actor, in one transaction that may be lost.
+func (s *people) step(a *actor, topic []pipeline.Record, most int) bool {
+	if a.next == len(topic) {
+		return false
+	}
+	end := min(a.next+1+s.IntN(most), len(topic))
+	lose := s.crashes && s.IntN(12) == 0
+	for {
+		w := &work{tx: a.part.Begin(), batch: &pipeline.Batch{Partition: a.partition, Records: topic[a.next:end], Next: int64(end)}, now: a.now}
+		err := a.job.process(s.ctx, w)
+		if errors.Is(err, errAgain) {
+			w.tx.Discard()
+			continue
+		}
+		s.check(err)
+		if lose {
+			w.tx.Discard()
+			s.crash(a)
+			return true
+		}
+		a.number++
+		pos := state.Position{Offsets: int64(end), StreamTime: w.now, Number: a.number}
+		s.check(w.tx.Changelog(pos, func(key, value []byte) {
+			r := pipeline.Record{Offset: int64(len(a.changelog)), Key: slices.Clone(key)}
+			if value != nil {
+				r.Value = append([]byte{}, value...)
+			}
+			a.changelog = append(a.changelog, r)
+		}))
+		pos.Changelog = int64(len(a.changelog))
+		s.publish(a, w)
+		s.check(w.tx.Commit(pos))
+		a.next, a.now = end, w.now
+		return true
+	}
+}
+
+// crash forgets what is in memory; sometimes the folder too, which is then made again from the changelog.
+func (s *people) crash(a *actor) {
+	if s.IntN(2) == 0 {
+		a.job = a.newJob(a.e)
+		return
+	}
+	s.check(errors.Join(a.part.Close(), a.store.Close()))
+	a.dir = s.t.TempDir()
+	s.open(a)
+	for i := range a.changelog {
+		s.check(a.part.Apply(&a.changelog[i]))
+	}
+	s.check(a.part.Flush(int64(len(a.changelog))))
+	if a.e.links != nil && s.IntN(2) == 0 { // and the replica begins anew
+		s.openReplica(a)
+	}
+}
+
+// publish appends what a transaction produced, in its order, to the topics.
+func (s *people) publish(a *actor, w *work) {
+	times := 1
+	if a == s.regroup && s.repeats && s.IntN(6) == 0 {
+		times = 2
+	}
+	for range times {
+		for i := range w.out {
+			r := w.out[i]
+			r.Key, r.Value = slices.Clone(r.Key), slices.Clone(r.Value)
+			switch r.Topic {
+			case "resolved":
+				p := partitionOf(s.t, r.Key)
+				r.Offset, r.Partition = int64(len(s.resolved[p])), p
+				s.resolved[p] = append(s.resolved[p], r)
+				s.note(&r)
+			case "changes":
+				m, err := pipeline.ParseMessage(r.Key, r.Value)
+				s.check(err)
+				if times == 1 || len(m.Type) < 9 || m.Type[:9] != "identity." {
+					s.changes = append(s.changes, *m)
+				}
+				if s.profileTask(a) {
+					s.consistent(m)
+				}
+			default:
+				s.t.Fatalf("a record in %s: %s", r.Topic, r.Value)
+			}
+		}
+	}
+}
+
+func (s *people) profileTask(a *actor) bool { return slices.Contains(s.profile, a) }
+
+// note keeps as whom an event was resolved.
+func (s *people) note(r *pipeline.Record) {
+	if pipeline.ResolvedKind(r) != pipeline.KindEvent {
+		return
+	}
+	var ev pipeline.Event
+	if _, rej := pipeline.ParseResolved(r, &ev); rej != nil {
+		s.t.Fatal(rej)
+	}
+	f := s.facts[ev.MessageID]
+	f.primary = ev.Primary
+	s.facts[ev.MessageID] = f
+}
+
+func partitionOf(t *testing.T, key []byte) int32 {
+	p := sarama.NewReferenceHashPartitioner("resolved")
+	n, err := p.Partition(&sarama.ProducerMessage{Key: sarama.ByteEncoder(key)}, partitions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// operate appends an operation as an operator asks for it.
+func (s *people) operate(op string, ids ...pipeline.ID) {
+	o, err := links.Operator(op, s.settings, pipeline.Millis(1_700_000_000_000), "by the test", ids...)
+	s.check(err)
+	s.append(&o)
+}
+
+func (s *people) operator() {
+	s.operated++
+	var stated []*links.Operation
+	for i := range s.log {
+		o, err := links.Parse(s.log[i].Value)
+		s.check(err)
+		if o.Op == links.OpLink {
+			stated = append(stated, o)
+		}
+	}
+	if len(stated) == 0 {
+		return
+	}
+	o := stated[s.IntN(len(stated))]
+	switch s.kinds[s.IntN(len(s.kinds))] {
+	case 'u':
+		s.operate(links.OpUnlink, *o.Strong, *o.Weak)
+	case 'b':
+		s.operate(links.OpBlock, *o.Weak)
+	case 'f':
+		s.operate(links.OpUnblock, *o.Weak)
+	}
+}
+
+// strangers are two identifiers with data of different people who were never linked.
+func (s *people) strangers() (a, b pipeline.ID) {
+	now := s.history[len(s.history)-1]
+	for range 1000 {
+		a, b = s.id(pipeline.CodeUserID, s.IntN(s.users)), s.id(pipeline.CodeAnonymousID, s.IntN(s.anons))
+		if now.Person(a) != now.Person(b) && len(now.Unknown([]oracle.ID{a, b})) == 1 {
+			return a, b
+		}
+	}
+	s.t.Skip("all are one person")
+	return a, b
+}
+
+// settle lets everybody act, in random order and at random speeds, until nothing moves.
+func (s *people) settle() {
+	var acts []func() bool
+	var speeds []int
+	add := func(f func() bool) {
+		acts, speeds = append(acts, f), append(speeds, []int{1, 3, 10, 30}[s.IntN(4)])
+	}
+	for i, a := range s.resolve {
+		add(func() bool { return s.step(a, s.events[i], 4) })
+		add(func() bool { return s.lag(a) })
+	}
+	add(func() bool { return s.lag(s.regroup) })
+	add(func() bool {
+		next, _ := s.regroup.e.links.Next()
+		return s.step(s.regroup, s.log[:next], 3)
+	})
+	for _, a := range s.profile {
+		add(func() bool { return s.step(a, s.resolved[a.partition], 6) })
+	}
+	total := 0
+	for _, n := range speeds {
+		total += n
+	}
+	for idle := 0; ; s.steps++ {
+		if s.steps > 200_000 {
+			s.t.Fatal("Terminates: still moving")
+		}
+		k, i := s.IntN(total), 0
+		for ; k >= speeds[i]; i++ {
+			k -= speeds[i]
+		}
+		if acts[i]() {
+			idle = 0
+		} else {
+			idle++
+		}
+		if s.operated < s.operators && s.IntN(30) == 0 {
+			s.operator()
+		}
+		if idle < 30 {
+			continue
+		}
+		moved := false
+		for _, act := range acts {
+			moved = act() || moved
+		}
+		if !moved && s.operated >= s.operators {
+			return
+		}
+		idle = 0
+	}
+}
+
+// lag lets a replica apply one more operation.
+func (s *people) lag(a *actor) bool {
+	next, _ := a.e.links.Next()
+	if int(next) == len(s.log) {
+		return false
+	}
+	s.apply(a, int(next)+1)
+	return true
+}
+
+// member tells what the oracle says of a person: counts, and segments.
+type member struct {
+	events, orders, total int
+}
+
+func (m member) segments() []string {
+	var in []string
+	add := func(name string, holds bool) {
+		if holds {
+			in = append(in, name)
+		}
+	}
+	add("buyer", m.orders > 0)
+	add("looks_only", m.events >= 3 && m.orders == 0)
+	add("never_bought", m.orders == 0)
+	add("spends", m.total >= 100)
+	add("third_order", m.orders >= 3)
+	return in
+}
+
+// verify compares the end with the naive answer.
+func (s *people) verify() {
+	s.t.Helper()
+	end := s.history[len(s.history)-1]
+	want := map[pipeline.ID]member{}
+	for id, f := range s.facts {
+		if f.primary == (pipeline.ID{}) {
+			s.t.Errorf("EventsCountOnce: event %s was not resolved", id)
+		}
+		person := pipeline.ID(end.Person(f.primary))
+		m := want[person]
+		m.events++
+		m.total += f.value
+		if f.order {
+			m.orders++
+		}
+		want[person] = m
+	}
+	got, segments := s.found(end)
+	for person, m := range want {
+		if got[person] != m {
+			s.t.Errorf("EventsCountOnce: person %v has %+v, want %+v", person, got[person], m)
+		}
+		if !slices.Equal(segments[person], m.segments()) {
+			s.t.Errorf("MembershipsEqualPredicate: person %v with %+v is in %v, want %v", person, m, segments[person], m.segments())
+		}
+	}
+	for person := range got {
+		if _, ok := want[person]; !ok {
+			s.t.Errorf("FragmentsWithCanonical: profile %v has data and is nobody", person)
+		}
+	}
+	s.verifyTransitions(segments)
+}
+
+// found evaluates every profile as the store has it, and checks its roster.
+func (s *people) found(end *oracle.People) (map[pipeline.ID]member, map[pipeline.ID][]string) {
+	s.t.Helper()
+	counts, segments := map[pipeline.ID]member{}, map[pipeline.ID][]string{}
+	known := map[pipeline.ID]bool{}
+	for _, f := range s.facts {
+		known[f.primary], known[pipeline.ID(end.Person(f.primary))] = true, true
+	}
+	for _, m := range s.changes {
+		known[m.ProfileID] = true
+	}
+	for id := range known {
+		a := s.profile[partitionOf(s.t, pipeline.AppendID(nil, id))]
+		j := newProfileJob(a.e)
+		w := &work{tx: a.part.Begin(), batch: &pipeline.Batch{}, now: a.now}
+		j.work, j.rosters = w, w.tx.Stage(codeRegroup)
+		j.chain.begin(w)
+		o, err := j.roster(id, false)
+		s.check(err)
+		ev := pipeline.Event{Type: pipeline.TypeEvaluate, Primary: id, Canonical: id, ReceivedAt: pipeline.Millis(a.now), Time: pipeline.Millis(a.now)}
+		if o != nil {
+			if o.held() {
+				s.t.Errorf("HoldsEnd: profile %v is held: told %d, done %d, %d turns", id, o.told, o.done, len(o.turns))
+			}
+			for _, f := range o.fragments {
+				if person := pipeline.ID(end.Person(f.primary)); person != id {
+					s.t.Errorf("FragmentsWithCanonical: the data of %v is at %v, and belongs to %v", f.primary, id, person)
+				}
+			}
+			j.attach(&ev, o)
+		}
+		s.check(j.chain.process(s.ctx, &ev))
+		if ev.Profile != nil {
+			number := func(name string) int { n, _ := ev.Profile.State.Value(name).(float64); return int(n) }
+			counts[id] = member{number("events"), number("orders"), number("total")}
+			segments[id] = slices.Clone(ev.Profile.Segments)
+		}
+		w.tx.Discard()
+	}
+	return counts, segments
+}
+
+// consistent checks that a transition is told of exactly the members at one offset of the link log (ConsistentCut): nothing
+// of anybody else, and nothing of a member that is somewhere else.
+func (s *people) consistent(m *pipeline.Message) {
+	if m.Type != pipeline.SegmentEntered && m.Type != pipeline.SegmentExited {
+		return
+	}
+	turn := gjson.GetBytes(m.Meta, "sequence").Uint() >> 32
+	at := s.history[turn]
+	person := func(id pipeline.ID) pipeline.ID { return pipeline.ID(at.Person(id)) }
+	for _, id := range gjson.GetBytes(m.Data, "profile.previous_ids").Array() {
+		var x pipeline.ID
+		s.check(x.UnmarshalText([]byte(id.Str)))
+		if person(x) != m.ProfileID {
+			s.t.Errorf("ConsistentCut: profile %v at %d holds %v, who was %v", m.ProfileID, turn, x, person(x))
+		}
+	}
+	for _, log := range s.resolved {
+		for i := range log {
+			if pipeline.ResolvedKind(&log[i]) != pipeline.KindMove {
+				continue
+			}
+			v, rej := pipeline.ParseMove(log[i].Value)
+			if rej != nil {
+				s.t.Fatal(rej)
+			}
+			for _, f := range v.Fragments {
+				inFlight := i >= s.profile[log[i].Partition].next
+				if inFlight && v.To == m.ProfileID && v.Offset <= turn && person(f.Primary) == m.ProfileID {
+					s.t.Errorf("ConsistentCut: profile %v at %d lacks the data of %v, which is on its way", m.ProfileID, turn, f.Primary)
+				}
+			}
+		}
+	}
+}
+
+// verifyTransitions follows every profile through what was told: enter or carried, and exit or passed, take turns
+// (TransitionsAlternate), ids are told once, and the last ones say who is in.
+func (s *people) verifyTransitions(final map[pipeline.ID][]string) {
+	s.t.Helper()
+	type key struct {
+		profile pipeline.ID
+		segment string
+	}
+	in, ids := map[key]bool{}, map[pipeline.ID]bool{}
+	for _, m := range s.changes {
+		op := gjson.GetBytes(m.Meta, "op").Str
+		if op == "" {
+			continue
+		}
+		k := key{m.ProfileID, gjson.GetBytes(m.Data, "segment").Str}
+		if ids[m.ID] {
+			s.t.Errorf("TransitionsAlternate: %s of %v %s is told twice", op, k.profile, k.segment)
+		}
+		ids[m.ID] = true
+		now := op == "enter" || op == "carried"
+		if in[k] == now {
+			s.t.Errorf("TransitionsAlternate: %s of %v %s, which was so already", op, k.profile, k.segment)
+		}
+		in[k] = now
+	}
+	for k, is := range maps.Clone(in) {
+		if is != slices.Contains(final[k.profile], k.segment) {
+			s.t.Errorf("TransitionsAlternate: of %v %s was told %v at last", k.profile, k.segment, is)
+		}
+	}
+	for profile, segments := range final {
+		for _, name := range segments {
+			if !in[key{profile, name}] {
+				s.t.Errorf("TransitionsAlternate: %v is in %s, and nobody was told", profile, name)
+			}
+		}
+	}
+}
+
+// picture is everybody's data and memberships.
+func (s *people) picture() string {
+	end := s.history[len(s.history)-1]
+	counts, segments := s.found(end)
+	var b []byte
+	for _, id := range slices.SortedFunc(maps.Keys(counts), func(a, b pipeline.ID) int { return slices.Compare(a[:], b[:]) }) {
+		b = fmt.Appendf(b, "%v %+v %v\n", id, counts[id], segments[id])
+	}
+	return string(b)
+}
