@@ -27,7 +27,7 @@ import (
 // Layout of a delta, which is what one event says:
 //
 //	byte 0    format, 1
-//	byte      1 if it counts as an update, else 0
+//	byte      1 if it counts as an update, else 0; or 2: the rest is the full state of a fragment that comes to this one
 //	          varint Unix milliseconds, string message id: the stamp of everything below
 //	rest      byte 'i', string type, string value
 //	          byte 't', string name, value
@@ -39,6 +39,7 @@ const (
 	deltaIdentifier = 'i'
 	deltaTrait      = 't'
 	deltaAggregate  = 'a'
+	deltaAbsorb     = 2 // in place of the update flag
 )
 
 var errMalformed = errors.New("malformed")
@@ -145,7 +146,18 @@ func (s *state) Fold(bytes []byte) error {
 	if f := r.byte(); f != format {
 		return formatError("profile delta", f)
 	}
-	s.updates += uint64(r.byte())
+	s.folds++
+	kind := r.byte()
+	if kind == deltaAbsorb {
+		var o state
+		if err := o.Decode([]byte(r.s)); err != nil {
+			return err
+		}
+		s.absorb(&o)
+		s.trim()
+		return nil
+	}
+	s.updates += uint64(kind)
 	at := stamp{ms: r.varint()}
 	at.id = strings.Clone(r.string())
 	s.first, s.last = min(s.first, at.ms), max(s.last, at.ms)
@@ -180,14 +192,13 @@ func (v value) clone() value { return value{v.kind, strings.Clone(v.text)} }
 
 // fold applies what a delta says about one attribute; first says that it has no content yet.
 func (a *aggregate) fold(at stamp, r *reader, first bool) error {
-	ok := true
 	switch a.op {
 	case opCount:
 		a.count += r.uvarint()
 	case opSum:
-		a.number, ok = addMicros(a.number, r.varint())
+		a.number = clampedSum(a.number, r.varint())
 	case opAvg:
-		a.number, ok = addMicros(a.number, r.varint())
+		a.number = clampedSum(a.number, r.varint())
 		a.count += r.uvarint()
 	case opMin, opMax:
 		x := math.Float64frombits(r.fixed64())
@@ -211,9 +222,6 @@ func (a *aggregate) fold(at stamp, r *reader, first bool) error {
 		a.set.add(r.fixed64())
 	default:
 		return fmt.Errorf("fold profile delta: operation %d is not known to this build: upgrade it", a.op)
-	}
-	if !ok {
-		return fmt.Errorf("fold profile delta: the sum of %s is beyond an int64", a.name)
 	}
 	return nil
 }

@@ -11,8 +11,9 @@ import (
 
 // view is a profile as the stages after this one and the receivers see it.
 type view struct {
-	plan  *plan
-	state *state
+	plan     *plan
+	state    *state
+	previous []pipeline.ID // the other ids of the person that have been profiles, or could have been
 }
 
 var _ pipeline.ProfileState = (*view)(nil)
@@ -87,7 +88,14 @@ func member(r gjson.Result, key string) (found gjson.Result) {
 func (v *view) AppendDocument(dst []byte, p *pipeline.Profile) []byte {
 	dst = append(dst, `{"profile_id":"`...)
 	dst = pipeline.AppendID(dst, p.ID)
-	dst = append(dst, `","previous_ids":[],"identifiers":{`...)
+	dst = append(dst, `","previous_ids":[`...)
+	for i, id := range v.previous {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(pipeline.AppendID(append(dst, '"'), id), '"')
+	}
+	dst = append(dst, `],"identifiers":{`...)
 	dst = v.appendIdentifiers(dst)
 	dst = append(dst, `},"traits":{`...)
 	dst = v.appendTraits(dst)
@@ -113,9 +121,13 @@ func (v *view) AppendDocument(dst []byte, p *pipeline.Profile) []byte {
 	dst = append(dst, `],"scores":{`...)
 	dst = appendScores(dst, p.Scores)
 	dst = append(dst, `},"first_seen":"`...)
-	dst = pipeline.AppendTime(dst, pipeline.Millis(v.state.first))
+	var earliest, latest int64 // a profile without events: 1970
+	if !v.state.empty() {
+		earliest, latest = v.state.first, v.state.last
+	}
+	dst = pipeline.AppendTime(dst, pipeline.Millis(earliest))
 	dst = append(dst, `","last_seen":"`...)
-	dst = pipeline.AppendTime(dst, pipeline.Millis(v.state.last))
+	dst = pipeline.AppendTime(dst, pipeline.Millis(latest))
 	return append(dst, `"}`...)
 }
 

@@ -26,13 +26,14 @@ const (
 // op, so a YAML in which others were added, moved or removed reads the same state. An attribute whose op was changed
 // starts from nothing; one that comes back goes on where it was.
 //
-// Except updates, everything in it is a commutative, associative fold of the events.
+// Except updates, everything in it is a commutative, associative fold of the events; see absorb.
 type state struct {
-	updates     uint64 // events that changed something
+	updates     uint64 // events that changed something of the person
 	first, last int64  // event times, Unix milliseconds; first > last: there was no event
 	identifiers []identifier
 	traits      []trait
 	aggregates  []aggregate
+	folds       uint64 // deltas folded into this object since it was made; not stored
 }
 
 // identifier is a value by which the person was known. Sorted by type, then value.
