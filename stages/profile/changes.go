@@ -150,13 +150,13 @@ func (s *stage) aggregateChanges(b []byte, st, person *state, ev *pipeline.Event
 			}
 		}
 		var old *aggregate
-		if i, ok := st.findAggregate(a.name, a.op, next); ok {
+		if i, ok := st.findAggregate(a.key, a.op, next); ok {
 			old, next = &st.aggregates[i], i+1
 		}
 		seen := old
 		if person != st {
 			seen = nil
-			if i, ok := person.findAggregate(a.name, a.op, nextSeen); ok {
+			if i, ok := person.findAggregate(a.key, a.op, nextSeen); ok {
 				seen, nextSeen = &person.aggregates[i], i+1
 			}
 		}
@@ -178,6 +178,9 @@ func (s *stage) aggregateChanges(b []byte, st, person *state, ev *pipeline.Event
 // change appends what the event says about the attribute, nothing if that is nothing new for old, the fragment's content, and
 // tells whether the value of seen, the person's content, becomes another one. Both may be nil.
 func (s *stage) change(b []byte, a *attribute, old, seen *aggregate, at stamp) (_ []byte, changes bool, _ *pipeline.RejectError) {
+	if a.over > 0 {
+		return s.windowChange(b, a, old, seen, at)
+	}
 	switch a.op {
 	case opCount:
 		return binary.AppendUvarint(a.header(b), 1), true, nil
@@ -190,21 +193,127 @@ func (s *stage) change(b []byte, a *attribute, old, seen *aggregate, at stamp) (
 	case opFirst, opLatest:
 		return s.stampedChange(b, a, old, seen, at)
 	}
-	result := s.result(a)
-	if result.Type == gjson.Null { // absent, too
-		return b, false, nil
+	e, has, rej := s.read(a)
+	if rej != nil || !has {
+		return b, false, rej
 	}
-	if result.Type == gjson.String && result.Str == "" { // an empty cell of a table
-		return b, false, nil
-	}
-	if a.op == opUnique {
-		hash := xxhash.Sum64String(textOf(result))
-		if old != nil && !old.set.adds(hash) {
+	switch a.op {
+	case opUnique:
+		if old != nil && !old.set.adds(e.key) {
 			return b, false, nil
 		}
-		return binary.BigEndian.AppendUint64(a.header(b), hash), seen == nil || seen.set.adds(hash), nil
+		changes = seen == nil || seen.set.adds(e.key)
+	case opMin, opMax:
+		x := math.Float64frombits(uint64(e.number))
+		if !old.improvedByNumber(x) {
+			return b, false, nil
+		}
+		changes = seen.improvedByNumber(x)
+	default:
+		if old != nil {
+			if _, ok := addMicros(old.number, e.number); !ok {
+				return b, false, pipeline.Reject("sum_range", "the total of attribute %s would be beyond ±9,223,372,036,854.775807", a.name)
+			}
+		}
+		changes = seen == nil || seen.movedBy(e)
 	}
-	return a.numberChange(b, old, seen, result)
+	return e.append(a.header(b), a.op), changes, nil
+}
+
+// movedBy tells whether a sum or mean becomes another number.
+func (a *aggregate) movedBy(e entry) bool {
+	if a.op == opAvg {
+		return mean(a.number, a.count) != mean(clampedSum(a.number, e.number), a.count+e.count)
+	}
+	return e.number != 0
+}
+
+// windowChange is change for an attribute with over. What is out of the window now changes nothing that anybody sees. It is kept
+// all the same until newer events say that it is over: what is kept depends on the events alone, not on when they come.
+func (s *stage) windowChange(b []byte, a *attribute, old, seen *aggregate, at stamp) (_ []byte, changes bool, _ *pipeline.RejectError) {
+	e := entry{at: at.ms, count: 1}
+	switch a.op.plain() {
+	case opCount:
+	case opMinTime, opMaxTime:
+		e.number = a.millis(s.ev)
+	default:
+		var has bool
+		var rej *pipeline.RejectError
+		if e, has, rej = s.read(a); rej != nil || !has {
+			return b, false, rej
+		}
+		e.at = at.ms
+	}
+	now := s.ev.ReceivedAt.UnixMilli()
+	if old != nil && old.window.expired(old.window.indexOf(at.ms)) {
+		return b, false, nil
+	}
+	b = e.append(a.header(b), a.op)
+	if seen == nil {
+		return b, at.ms > now-a.over && at.ms <= now, nil
+	}
+	counts, coarse := seen.window.takes(e, now)
+	if !counts || coarse {
+		return b, coarse, nil
+	}
+	before := seen.in(now)
+	if before == nil {
+		return b, true, nil
+	}
+	switch a.op.plain() {
+	case opUnique:
+		fresh := true
+		seen.window.each(now, func(x *entry) { fresh = fresh && x.key != e.key })
+		return b, fresh, nil
+	case opMin, opMax:
+		return b, before.improvedByNumber(math.Float64frombits(uint64(e.number))), nil
+	case opMinTime, opMaxTime:
+		return b, before.improvedBy(e.number), nil
+	case opSum, opAvg:
+		return b, before.movedBy(e), nil
+	}
+	return b, true, nil
+}
+
+// read reads the attribute's path as what is counted: a number, in millionths or as the bits of a float, or the hash of a value.
+// has is false if the event says nothing.
+func (s *stage) read(a *attribute) (e entry, has bool, _ *pipeline.RejectError) {
+	result := s.result(a)
+	if result.Type == gjson.Null { // absent, too
+		return e, false, nil
+	}
+	if result.Type == gjson.String && result.Str == "" { // an empty cell of a table
+		return e, false, nil
+	}
+	e.count = 1
+	if a.op.plain() == opUnique {
+		e.key = xxhash.Sum64String(textOf(result))
+		return e, true, nil
+	}
+	text := result.Raw
+	switch result.Type {
+	case gjson.String:
+		text = result.Str
+	case gjson.Number:
+	default:
+		return e, false, a.notANumber()
+	}
+	if o := a.op.plain(); o == opMin || o == opMax {
+		x, ok := parseFloat(text)
+		if !ok {
+			return e, false, a.notANumber()
+		}
+		e.number = int64(math.Float64bits(x))
+		return e, true, nil
+	}
+	number, ok := parseDecimal(text)
+	if !ok {
+		return e, false, a.notANumber()
+	}
+	if e.number, ok = number.micros(); !ok {
+		return e, false, pipeline.Reject("sum_range", "%s of attribute %s is beyond ±999,999,999,999.999999", a.path, a.name)
+	}
+	return e, true, nil
 }
 
 // improvedBy tells whether a time is beyond the smallest or largest so far.
@@ -215,47 +324,6 @@ func (a *aggregate) improvedBy(x int64) bool {
 // improvedByNumber tells whether a number is beyond the smallest or largest so far.
 func (a *aggregate) improvedByNumber(x float64) bool {
 	return a == nil || x != a.float() && x < a.float() == (a.op == opMin)
-}
-
-// numberChange is change for sum, avg, min, max.
-func (a *attribute) numberChange(b []byte, old, seen *aggregate, result gjson.Result) (_ []byte, changes bool, _ *pipeline.RejectError) {
-	text := result.Raw
-	switch result.Type {
-	case gjson.String:
-		text = result.Str
-	case gjson.Number:
-	default:
-		return b, false, a.notANumber()
-	}
-	if a.op == opMin || a.op == opMax {
-		x, ok := parseFloat(text)
-		if !ok {
-			return b, false, a.notANumber()
-		}
-		if !old.improvedByNumber(x) {
-			return b, false, nil
-		}
-		return binary.BigEndian.AppendUint64(a.header(b), math.Float64bits(x)), seen.improvedByNumber(x), nil
-	}
-	number, ok := parseDecimal(text)
-	if !ok {
-		return b, false, a.notANumber()
-	}
-	n, ok := number.micros()
-	if !ok {
-		return b, false, pipeline.Reject("sum_range", "%s of attribute %s is beyond ±999,999,999,999.999999", a.path, a.name)
-	}
-	if old != nil {
-		if _, ok := addMicros(old.number, n); !ok {
-			return b, false, pipeline.Reject("sum_range", "the total of attribute %s would be beyond ±9,223,372,036,854.775807", a.name)
-		}
-	}
-	b = binary.AppendVarint(a.header(b), n)
-	if a.op == opAvg {
-		changes = seen == nil || mean(seen.number, seen.count) != mean(clampedSum(seen.number, n), seen.count+1)
-		return binary.AppendUvarint(b, 1), changes, nil
-	}
-	return b, seen == nil || n != 0, nil
 }
 
 // stampedChange is change for first and latest.
@@ -309,7 +377,11 @@ func (a *attribute) millis(ev *pipeline.Event) int64 {
 }
 
 func (a *attribute) header(b []byte) []byte {
-	return appendString(append(b, deltaAggregate, byte(a.op)), a.name)
+	b = appendString(append(b, deltaAggregate, byte(a.op)), a.key)
+	if a.over > 0 {
+		b = binary.AppendVarint(b, a.over)
+	}
+	return b
 }
 
 func (a *attribute) notANumber() *pipeline.RejectError {

@@ -13,6 +13,7 @@ import (
 type view struct {
 	plan     *plan
 	state    *state
+	now      int64         // Unix milliseconds
 	previous []pipeline.ID // the other ids of the person that have been profiles, or could have been
 }
 
@@ -29,11 +30,15 @@ func (v *view) Value(name string) any {
 	return nil
 }
 
-// aggregate is the content of an attribute, nil if there is none; guess is where it may stand in the state.
+// aggregate is the content of an attribute now, nil if there is none; guess is where it may stand in the state.
 func (v *view) aggregate(attribute, guess int) *aggregate {
-	a := &v.plan.attributes[attribute]
-	if i, ok := v.state.findAggregate(a.name, a.op, guess); ok {
-		return &v.state.aggregates[i]
+	return v.plan.attributes[attribute].of(v.state, guess).in(v.now)
+}
+
+// of finds the content of an attribute in a state, nil if there is none.
+func (a *attribute) of(st *state, guess int) *aggregate {
+	if i, ok := st.findAggregate(a.key, a.op, guess); ok {
+		return &st.aggregates[i]
 	}
 	return nil
 }
@@ -107,7 +112,7 @@ func (v *view) AppendDocument(dst []byte, p *pipeline.Profile) []byte {
 			next++
 		}
 		if x != nil && x.isNumber() {
-			dst = appendKey(dst, x.name, &first)
+			dst = appendKey(dst, v.plan.attributes[i].name, &first)
 			dst = x.appendJSON(dst)
 		}
 	}
@@ -166,8 +171,9 @@ func (v *view) appendTraits(dst []byte) []byte {
 		shadowed := false
 		for ; next < len(v.plan.attributes) && v.plan.attributes[next].name <= t.name; next++ {
 			if x := text(next); x != nil {
-				shadowed = x.name == t.name
-				dst = x.appendJSON(appendKey(dst, x.name, &first))
+				name := v.plan.attributes[next].name
+				shadowed = name == t.name
+				dst = x.appendJSON(appendKey(dst, name, &first))
 			}
 		}
 		if !shadowed && t.value.kind != kindNone {
@@ -176,7 +182,7 @@ func (v *view) appendTraits(dst []byte) []byte {
 	}
 	for ; next < len(v.plan.attributes); next++ {
 		if x := text(next); x != nil {
-			dst = x.appendJSON(appendKey(dst, x.name, &first))
+			dst = x.appendJSON(appendKey(dst, v.plan.attributes[next].name, &first))
 		}
 	}
 	return dst

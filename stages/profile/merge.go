@@ -37,6 +37,12 @@ func (s *state) absorb(o *state) {
 
 // absorb adds the content of the same attribute in another state.
 func (a *aggregate) absorb(o *aggregate) {
+	if a.window != nil {
+		if o.window.over == a.window.over {
+			a.window.absorb(a.op, o.window)
+		}
+		return
+	}
 	switch a.op {
 	case opCount:
 		a.count += o.count
@@ -62,7 +68,7 @@ func (a *aggregate) absorb(o *aggregate) {
 
 func (a *aggregate) clone() aggregate {
 	c := *a
-	c.set = a.set.clone()
+	c.set, c.window = a.set.clone(), a.window.clone()
 	return c
 }
 

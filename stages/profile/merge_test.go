@@ -13,7 +13,7 @@ import (
 
 // randomDelta is what some event says: a few things of every kind, with times and values that often meet.
 func randomDelta(random *rand.Rand, i int) []byte {
-	d := binary.AppendVarint([]byte{format, byte(random.IntN(2))}, random.Int64N(50))
+	d := binary.AppendVarint([]byte{format, byte(random.IntN(2))}, random.Int64N(2000)+700_000*random.Int64N(3)) // windows expire
 	d = appendString(d, fmt.Sprint("m", i))
 	d = appendString(appendString(append(d, deltaIdentifier), "anonymous_id"), fmt.Sprint("a", random.IntN(150)))
 	d = appendString(appendString(append(d, deltaIdentifier), "user_id"), fmt.Sprint("u", random.IntN(3)))
@@ -24,12 +24,16 @@ func randomDelta(random *rand.Rand, i int) []byte {
 		}
 		d = appendValue(appendString(append(d, deltaTrait), fmt.Sprint("t", random.IntN(400))), v)
 	}
-	for _, o := range []op{opCount, opSum, opAvg, opMin, opMax, opMinTime, opMaxTime, opFirst, opLatest, opUnique} {
+	for _, o := range []op{opCount, opSum, opAvg, opMin, opMax, opMinTime, opMaxTime, opFirst, opLatest, opUnique,
+		opCount | opOver, opSum | opOver, opAvg | opOver, opMin | opOver, opMax | opOver, opMinTime | opOver, opMaxTime | opOver, opUnique | opOver} {
 		if random.IntN(3) == 0 {
 			continue
 		}
 		d = appendString(append(d, deltaAggregate, byte(o)), fmt.Sprint("a", o))
-		switch o {
+		if o != o.plain() {
+			d = binary.AppendVarint(d, 2000)
+		}
+		switch o.plain() {
 		case opCount:
 			d = binary.AppendUvarint(d, 1)
 		case opAvg:

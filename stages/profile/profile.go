@@ -72,7 +72,13 @@ func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, e
 		return fmt.Errorf("partition %d, offset %d: %w", ev.Partition, ev.Offset, err)
 	}
 	if ev.Type == pipeline.TypeEvaluate {
+		if ev.Cause == pipeline.CauseTimer {
+			if person, err = s.passTime(tx, ev, person, fragments); err != nil {
+				return err
+			}
+		}
 		s.evaluate(ev, person, fragments)
+		s.wake(ev, person, emit)
 		return emit.Event(ev)
 	}
 	created := person.empty()
@@ -80,6 +86,7 @@ func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, e
 		return err
 	}
 	s.attach(ev, person, fragments, created)
+	s.wake(ev, person, emit)
 	return emit.Event(ev)
 }
 
@@ -166,7 +173,7 @@ type attached struct {
 }
 
 func (s *stage) attach(ev *pipeline.Event, st *state, fragments []pipeline.ID, created bool) {
-	a := &attached{view: view{plan: s.plan, state: st}}
+	a := &attached{view: view{plan: s.plan, state: st, now: ev.ReceivedAt.UnixMilli()}}
 	for _, id := range fragments {
 		if id != ev.Canonical {
 			a.view.previous = append(a.view.previous, id)
