@@ -26,6 +26,10 @@ const (
 
 	IdentityMerge    = "identity.merge"    // for the table merges
 	IdentityOverride = "identity.override" // for the table overrides
+
+	// How memberships go with a profile that is merged into another; for the tables alone.
+	SegmentCarried = "segment.carried" // the other profile has the membership now
+	SegmentPassed  = "segment.passed"  // the profile that is merged has it no more
 )
 
 // Message is one entry of the topic `changes`: a Standard Webhooks envelope. Timestamp is the event's processing time
@@ -62,7 +66,7 @@ func (m *Message) AppendJSON(dst []byte) []byte {
 // Internal tells that the message is for the tables alone and must not reach other receivers: what happens to identifiers,
 // and how memberships travel with a merge.
 func (m *Message) Internal() bool {
-	return strings.HasPrefix(m.Type, "identity.") || m.Type == "segment.carried" || m.Type == "segment.passed"
+	return strings.HasPrefix(m.Type, "identity.") || m.Type == SegmentCarried || m.Type == SegmentPassed
 }
 
 // ParseMessage reads the value of a record in `changes`; key is the record's key. A newer version is refused by name. Data and

@@ -9,6 +9,7 @@ type Profile struct {
 	Turn    uint64 // offset of the last finished turn of regrouping, 0 if there was none
 	Version uint64 // updates so far: grows by one with each event that changed something
 	Created bool   // this event made the profile
+	Empty   bool   // it has no event any more, all have gone to other profiles: it is in no segment and has no score
 	State   ProfileState
 
 	Segments []string           // what segment found, sorted; nil before it

@@ -36,7 +36,7 @@ func (b *changeBatch) add(r *pipeline.Record) *pipeline.RejectError {
 	switch m.Type {
 	case pipeline.ProfileCreated, pipeline.ProfileUpdated:
 		return b.profiles.add(m, data, meta)
-	case pipeline.SegmentEntered, pipeline.SegmentExited:
+	case pipeline.SegmentEntered, pipeline.SegmentExited, pipeline.SegmentCarried, pipeline.SegmentPassed:
 		return b.segments.add(m, data, meta)
 	}
 	return nil
@@ -273,7 +273,8 @@ func (t *segmentRows) init() {
 	t.message = column(&t.rows, "trigger_message_id", new(proto.ColStr))
 }
 
-// add appends a transition. What meta leaves out follows from the type: an entry is +1 since it took effect, an exit -1.
+// add appends a transition. What meta leaves out follows from the type: an entry is +1 since it took effect, an exit
+// -1; carried and passed are the same.
 func (t *segmentRows) add(m *pipeline.Message, data, meta gjson.Result) *pipeline.RejectError {
 	id, err := uuid.Parse(data.Get("transition_id").String())
 	segment := data.Get("segment").String()
@@ -295,8 +296,13 @@ func (t *segmentRows) add(m *pipeline.Message, data, meta gjson.Result) *pipelin
 		since = effective
 	}
 	op, delta := "enter", int64(1)
-	if m.Type == pipeline.SegmentExited {
+	switch m.Type {
+	case pipeline.SegmentExited:
 		op, delta = "exit", -1
+	case pipeline.SegmentCarried:
+		op = "carried"
+	case pipeline.SegmentPassed:
+		op, delta = "passed", -1
 	}
 	if v := meta.Get("op"); v.Type == gjson.String {
 		op = v.Str

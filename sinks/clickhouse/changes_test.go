@@ -45,11 +45,15 @@ func TestSegmentColumns(t *testing.T) {
 		change(7, alice, pipeline.SegmentEntered, `{"transition_id":"`+transition.String()+`","segment":"vip","version":3,"effective_at":"2026-08-01T09:00:00.123Z",`+
 			`"emitted_at":"2026-08-01T09:00:01.000Z","cause":"live","message_id":"m1","profile":{}}`, `{"op":"enter","sequence":8589934593,"delta":1,"since":"2026-08-01T08:00:00.000Z"}`),
 		change(8, bob, pipeline.SegmentExited, `{"transition_id":"`+pipeline.HashID([]byte("t2")).String()+`","segment":"vip","version":3,"effective_at":"2026-08-01T09:00:00Z"}`, `{"sequence":5}`),
-		change(9, bob, "score.changed", `{"score":"engagement"}`, ``))
-	d.want(`SELECT transition_id, segment, version, profile_id, sequence, op, delta, since, cause, effective_at, emitted_at, trigger_message_id FROM segment_log ORDER BY profile_id`, `
+		change(9, bob, "score.changed", `{"score":"engagement"}`, ``),
+		change(10, bob, pipeline.SegmentPassed, `{"transition_id":"`+pipeline.HashID([]byte("t3")).String()+`","segment":"new","version":3,"effective_at":"2026-08-01T09:00:00Z"}`, `{"sequence":6}`),
+		change(11, bob, pipeline.SegmentCarried, `{"transition_id":"`+pipeline.HashID([]byte("t4")).String()+`","segment":"old","version":3,"effective_at":"2026-08-01T09:00:00Z"}`, `{"sequence":7,"op":"carried","delta":0,"since":"2026-08-01T08:00:00.000Z"}`))
+	d.want(`SELECT transition_id, segment, version, profile_id, sequence, op, delta, since, cause, effective_at, emitted_at, trigger_message_id FROM segment_log ORDER BY profile_id, sequence`, `
 		`+transition.String()+`	vip	3	`+alice.String()+`	8589934593	enter	1	2026-08-01 08:00:00.000	live	2026-08-01 09:00:00.123	2026-08-01 09:00:01.000	m1
-		`+pipeline.HashID([]byte("t2")).String()+`	vip	3	`+bob.String()+`	5	exit	-1	2026-08-01 09:00:00.000		2026-08-01 09:00:00.000	2026-08-01 10:00:00.000	`)
-	d.want(`SELECT next_offset FROM progress`, "10")
+		`+pipeline.HashID([]byte("t2")).String()+`	vip	3	`+bob.String()+`	5	exit	-1	2026-08-01 09:00:00.000		2026-08-01 09:00:00.000	2026-08-01 10:00:00.000	
+		`+pipeline.HashID([]byte("t3")).String()+`	new	3	`+bob.String()+`	6	passed	-1	2026-08-01 09:00:00.000		2026-08-01 09:00:00.000	2026-08-01 10:00:00.000	
+		`+pipeline.HashID([]byte("t4")).String()+`	old	3	`+bob.String()+`	7	carried	0	2026-08-01 08:00:00.000		2026-08-01 09:00:00.000	2026-08-01 10:00:00.000	`)
+	d.want(`SELECT next_offset FROM progress`, "12")
 }
 
 func TestDeliveryColumns(t *testing.T) {

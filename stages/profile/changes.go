@@ -13,18 +13,19 @@ import (
 // flagAt is where the update flag of a delta stands.
 const flagAt = 1
 
-// changes compares an event with the state. It returns the delta, nil if the event changes nothing at all, and notes in ev what
-// becomes different for those who read the profile: a value that is confirmed by a later event is in the delta, because its
+// changes compares an event with its fragment and with the person, of which the fragment is a part or all. It returns the delta
+// of the fragment, nil if the event changes nothing at all, and notes in ev what becomes different for those who read the
+// person: a value that is confirmed by a later event is in the delta, because its
 // time counts, but not in ev.Changed. The rejections come before anything is written.
-func (s *stage) changes(st *state, ev *pipeline.Event) ([]byte, *pipeline.RejectError) {
+func (s *stage) changes(st, person *state, ev *pipeline.Event) ([]byte, *pipeline.RejectError) {
 	at := stamp{ev.Time.UnixMilli(), ev.MessageID}
 	b := appendString(binary.AppendVarint(append(s.delta[:0], format, 0), at.ms), at.id)
 	start := len(b)
 
-	b = s.identifierChanges(b, st, ev, at)
-	b, rej := s.traitChanges(b, st, ev, at)
+	b = s.identifierChanges(b, st, person, ev, at)
+	b, rej := s.traitChanges(b, st, person, ev, at)
 	if rej == nil {
-		b, rej = s.aggregateChanges(b, st, ev, at)
+		b, rej = s.aggregateChanges(b, st, person, ev, at)
 	}
 	s.delta = b
 	if rej != nil {
@@ -54,12 +55,15 @@ func changed(ev *pipeline.Event, name string) {
 	ev.Changed = append(ev.Changed, name)
 }
 
-func (s *stage) identifierChanges(b []byte, st *state, ev *pipeline.Event, at stamp) []byte {
+func (s *stage) identifierChanges(b []byte, st, person *state, ev *pipeline.Event, at stamp) []byte {
 	for i := range ev.Identifiers {
 		id := &ev.Identifiers[i]
 		takes, isNew := st.takesIdentifier(id.Type.Name, id.Value, at.ms)
 		if takes {
 			b = appendString(appendString(append(b, deltaIdentifier), id.Type.Name), id.Value)
+		}
+		if person != st {
+			_, isNew = person.takesIdentifier(id.Type.Name, id.Value, at.ms)
 		}
 		if isNew {
 			changed(ev, id.Type.Name)
@@ -70,7 +74,7 @@ func (s *stage) identifierChanges(b []byte, st *state, ev *pipeline.Event, at st
 
 // traitChanges looks at the traits of the event, its own or those of its context. The traits of a group call are those of
 // the group, not of the person.
-func (s *stage) traitChanges(b []byte, st *state, ev *pipeline.Event, at stamp) ([]byte, *pipeline.RejectError) {
+func (s *stage) traitChanges(b []byte, st, person *state, ev *pipeline.Event, at stamp) ([]byte, *pipeline.RejectError) {
 	if ev.Traits == nil || ev.Type == pipeline.TypeGroup {
 		return b, nil
 	}
@@ -95,34 +99,43 @@ func (s *stage) traitChanges(b []byte, st *state, ev *pipeline.Event, at stamp) 
 			rej = pipeline.Reject("traits_limit", "a trait has %d bytes, the limit is %d", len(v.Raw), maxTraitBytes)
 			return false
 		}
-		b = traitChange(b, st, ev, name, at, valueOf(v))
+		b = traitChange(b, st, person, ev, name, at, valueOf(v))
 		return true
 	})
 	return b, rej
 }
 
-func traitChange(b []byte, st *state, ev *pipeline.Event, name string, at stamp, v value) []byte {
-	var before value
-	if t := st.trait(name); t != nil {
-		if compareAt(at, v, t.at, t.value) <= 0 {
-			return b
-		}
-		before = t.value
-	} else if !st.takesTrait(name) {
+func traitChange(b []byte, st, person *state, ev *pipeline.Event, name string, at stamp, v value) []byte {
+	takes, differs := st.newTrait(name, at, v)
+	if !takes {
 		return b
 	}
-	if v != before {
+	if person != st {
+		_, differs = person.newTrait(name, at, v)
+	}
+	if differs {
 		changed(ev, name)
 		ev.Inputs.Add(pipeline.TraitsIndex)
 	}
 	return appendValue(appendString(append(b, deltaTrait), name), v)
 }
 
-func (s *stage) aggregateChanges(b []byte, st *state, ev *pipeline.Event, at stamp) ([]byte, *pipeline.RejectError) {
+// newTrait tells whether the state takes a value of a trait, and whether the trait then differs from what it was.
+func (s *state) newTrait(name string, at stamp, v value) (takes, differs bool) {
+	t := s.trait(name)
+	if t == nil {
+		takes = s.takesTrait(name)
+		return takes, takes && v != value{}
+	}
+	takes = compareAt(at, v, t.at, t.value) > 0
+	return takes, takes && v != t.value
+}
+
+func (s *stage) aggregateChanges(b []byte, st, person *state, ev *pipeline.Event, at stamp) ([]byte, *pipeline.RejectError) {
 	s.ev = ev
 	clear(s.present)
 	defer func() { s.ev = nil }()
-	next := 0 // aggregate
+	next, nextSeen := 0, 0 // aggregates
 	for _, a := range s.concerned(ev) {
 		if a.traits && ev.Type == pipeline.TypeGroup {
 			continue
@@ -137,13 +150,20 @@ func (s *stage) aggregateChanges(b []byte, st *state, ev *pipeline.Event, at sta
 			}
 		}
 		var old *aggregate
-		if i, ok := st.findAggregate(a.name, a.op, next); ok {
+		if i, ok := st.findAggregate(a.key, a.op, next); ok {
 			old, next = &st.aggregates[i], i+1
+		}
+		seen := old
+		if person != st {
+			seen = nil
+			if i, ok := person.findAggregate(a.key, a.op, nextSeen); ok {
+				seen, nextSeen = &person.aggregates[i], i+1
+			}
 		}
 		length := len(b)
 		var isChange bool
 		var rej *pipeline.RejectError
-		b, isChange, rej = s.change(b, a, old, at)
+		b, isChange, rej = s.change(b, a, old, seen, at)
 		if rej != nil {
 			return b, rej
 		}
@@ -155,83 +175,159 @@ func (s *stage) aggregateChanges(b []byte, st *state, ev *pipeline.Event, at sta
 	return b, nil
 }
 
-// change appends what the event says about the attribute, nothing if that is nothing new, and tells whether its value
-// becomes another one.
-func (s *stage) change(b []byte, a *attribute, old *aggregate, at stamp) (_ []byte, changes bool, _ *pipeline.RejectError) {
+// change appends what the event says about the attribute, nothing if that is nothing new for old, the fragment's content, and
+// tells whether the value of seen, the person's content, becomes another one. Both may be nil.
+func (s *stage) change(b []byte, a *attribute, old, seen *aggregate, at stamp) (_ []byte, changes bool, _ *pipeline.RejectError) {
+	if a.over > 0 {
+		return s.windowChange(b, a, old, seen, at)
+	}
 	switch a.op {
 	case opCount:
 		return binary.AppendUvarint(a.header(b), 1), true, nil
 	case opMinTime, opMaxTime:
 		x := a.millis(s.ev)
-		if old != nil && (x == old.number || x < old.number != (a.op == opMinTime)) {
+		if !old.improvedBy(x) {
 			return b, false, nil
 		}
-		return binary.AppendVarint(a.header(b), x), true, nil
+		return binary.AppendVarint(a.header(b), x), seen.improvedBy(x), nil
 	case opFirst, opLatest:
-		return s.stampedChange(b, a, old, at)
+		return s.stampedChange(b, a, old, seen, at)
 	}
-	result := s.result(a)
-	if result.Type == gjson.Null { // absent, too
-		return b, false, nil
+	e, has, rej := s.read(a)
+	if rej != nil || !has {
+		return b, false, rej
 	}
-	if result.Type == gjson.String && result.Str == "" { // an empty cell of a table
-		return b, false, nil
-	}
-	if a.op == opUnique {
-		hash := xxhash.Sum64String(textOf(result))
-		if old != nil && !old.set.adds(hash) {
+	switch a.op {
+	case opUnique:
+		if old != nil && !old.set.adds(e.key) {
 			return b, false, nil
 		}
-		return binary.BigEndian.AppendUint64(a.header(b), hash), true, nil
+		changes = seen == nil || seen.set.adds(e.key)
+	case opMin, opMax:
+		x := math.Float64frombits(uint64(e.number))
+		if !old.improvedByNumber(x) {
+			return b, false, nil
+		}
+		changes = seen.improvedByNumber(x)
+	default:
+		if old != nil {
+			if _, ok := addMicros(old.number, e.number); !ok {
+				return b, false, pipeline.Reject("sum_range", "the total of attribute %s would be beyond ±9,223,372,036,854.775807", a.name)
+			}
+		}
+		changes = seen == nil || seen.movedBy(e)
 	}
-	return a.numberChange(b, old, result)
+	return e.append(a.header(b), a.op), changes, nil
 }
 
-// numberChange is change for sum, avg, min, max.
-func (a *attribute) numberChange(b []byte, old *aggregate, result gjson.Result) (_ []byte, changes bool, _ *pipeline.RejectError) {
+// movedBy tells whether a sum or mean becomes another number.
+func (a *aggregate) movedBy(e entry) bool {
+	if a.op == opAvg {
+		return mean(a.number, a.count) != mean(clampedSum(a.number, e.number), a.count+e.count)
+	}
+	return e.number != 0
+}
+
+// windowChange is change for an attribute with over. What is out of the window now changes nothing that anybody sees. It is kept
+// all the same until newer events say that it is over: what is kept depends on the events alone, not on when they come.
+func (s *stage) windowChange(b []byte, a *attribute, old, seen *aggregate, at stamp) (_ []byte, changes bool, _ *pipeline.RejectError) {
+	e := entry{at: at.ms, count: 1}
+	switch a.op.plain() {
+	case opCount:
+	case opMinTime, opMaxTime:
+		e.number = a.millis(s.ev)
+	default:
+		var has bool
+		var rej *pipeline.RejectError
+		if e, has, rej = s.read(a); rej != nil || !has {
+			return b, false, rej
+		}
+		e.at = at.ms
+	}
+	now := s.ev.ReceivedAt.UnixMilli()
+	if old != nil && old.window.expired(old.window.indexOf(at.ms)) {
+		return b, false, nil
+	}
+	b = e.append(a.header(b), a.op)
+	if seen == nil {
+		return b, at.ms > now-a.over && at.ms <= now, nil
+	}
+	counts, coarse := seen.window.takes(e, now)
+	if !counts || coarse {
+		return b, coarse, nil
+	}
+	before := seen.in(now)
+	if before == nil {
+		return b, true, nil
+	}
+	switch a.op.plain() {
+	case opUnique:
+		fresh := true
+		seen.window.each(now, func(x *entry) { fresh = fresh && x.key != e.key })
+		return b, fresh, nil
+	case opMin, opMax:
+		return b, before.improvedByNumber(math.Float64frombits(uint64(e.number))), nil
+	case opMinTime, opMaxTime:
+		return b, before.improvedBy(e.number), nil
+	case opSum, opAvg:
+		return b, before.movedBy(e), nil
+	}
+	return b, true, nil
+}
+
+// read reads the attribute's path as what is counted: a number, in millionths or as the bits of a float, or the hash of a value.
+// has is false if the event says nothing.
+func (s *stage) read(a *attribute) (e entry, has bool, _ *pipeline.RejectError) {
+	result := s.result(a)
+	if result.Type == gjson.Null { // absent, too
+		return e, false, nil
+	}
+	if result.Type == gjson.String && result.Str == "" { // an empty cell of a table
+		return e, false, nil
+	}
+	e.count = 1
+	if a.op.plain() == opUnique {
+		e.key = xxhash.Sum64String(textOf(result))
+		return e, true, nil
+	}
 	text := result.Raw
 	switch result.Type {
 	case gjson.String:
 		text = result.Str
 	case gjson.Number:
 	default:
-		return b, false, a.notANumber()
+		return e, false, a.notANumber()
 	}
-	if a.op == opMin || a.op == opMax {
+	if o := a.op.plain(); o == opMin || o == opMax {
 		x, ok := parseFloat(text)
 		if !ok {
-			return b, false, a.notANumber()
+			return e, false, a.notANumber()
 		}
-		if old != nil && (x == old.float() || x < old.float() != (a.op == opMin)) {
-			return b, false, nil
-		}
-		return binary.BigEndian.AppendUint64(a.header(b), math.Float64bits(x)), true, nil
+		e.number = int64(math.Float64bits(x))
+		return e, true, nil
 	}
 	number, ok := parseDecimal(text)
 	if !ok {
-		return b, false, a.notANumber()
+		return e, false, a.notANumber()
 	}
-	n, ok := number.micros()
-	if !ok {
-		return b, false, pipeline.Reject("sum_range", "%s of attribute %s is beyond ±999,999,999,999.999999", a.path, a.name)
+	if e.number, ok = number.micros(); !ok {
+		return e, false, pipeline.Reject("sum_range", "%s of attribute %s is beyond ±999,999,999,999.999999", a.path, a.name)
 	}
-	var total int64
-	if old != nil {
-		total = old.number
-	}
-	if _, ok := addMicros(total, n); !ok {
-		return b, false, pipeline.Reject("sum_range", "the total of attribute %s would be beyond ±9,223,372,036,854.775807", a.name)
-	}
-	b = binary.AppendVarint(a.header(b), n)
-	if a.op == opAvg {
-		changes = old == nil || mean(total, old.count) != mean(total+n, old.count+1)
-		return binary.AppendUvarint(b, 1), changes, nil
-	}
-	return b, old == nil || n != 0, nil
+	return e, true, nil
+}
+
+// improvedBy tells whether a time is beyond the smallest or largest so far.
+func (a *aggregate) improvedBy(x int64) bool {
+	return a == nil || x != a.number && x < a.number == (a.op == opMinTime)
+}
+
+// improvedByNumber tells whether a number is beyond the smallest or largest so far.
+func (a *aggregate) improvedByNumber(x float64) bool {
+	return a == nil || x != a.float() && x < a.float() == (a.op == opMin)
 }
 
 // stampedChange is change for first and latest.
-func (s *stage) stampedChange(b []byte, a *attribute, old *aggregate, at stamp) (_ []byte, changes bool, _ *pipeline.RejectError) {
+func (s *stage) stampedChange(b []byte, a *attribute, old, seen *aggregate, at stamp) (_ []byte, changes bool, _ *pipeline.RejectError) {
 	var v value
 	if a.time {
 		v = timeValue(a.millis(s.ev))
@@ -245,15 +341,23 @@ func (s *stage) stampedChange(b []byte, a *attribute, old *aggregate, at stamp) 
 	if len(v.text) > maxTraitBytes {
 		return b, false, pipeline.Reject("traits_limit", "%s of attribute %s has %d bytes, the limit is %d", a.path, a.name, len(v.text), maxTraitBytes)
 	}
-	var before value
-	if old != nil {
-		c := compareAt(at, v, old.at, old.value)
-		if c == 0 || c > 0 != (a.op == opLatest) {
-			return b, false, nil
-		}
-		before = old.value
+	if !old.supersededBy(at, v) {
+		return b, false, nil
 	}
-	return appendValue(a.header(b), v), v != before, nil
+	changes = v != value{}
+	if seen != nil {
+		changes = seen.supersededBy(at, v) && v != seen.value
+	}
+	return appendValue(a.header(b), v), changes, nil
+}
+
+// supersededBy tells whether a value is earlier than the first, or later than the latest, so far.
+func (a *aggregate) supersededBy(at stamp, v value) bool {
+	if a == nil {
+		return true
+	}
+	c := compareAt(at, v, a.at, a.value)
+	return c > 0 && a.op == opLatest || c < 0 && a.op == opFirst
 }
 
 // result is what the event has at the attribute's path. It is read once for all attributes with that path.
@@ -273,7 +377,11 @@ func (a *attribute) millis(ev *pipeline.Event) int64 {
 }
 
 func (a *attribute) header(b []byte) []byte {
-	return appendString(append(b, deltaAggregate, byte(a.op)), a.name)
+	b = appendString(append(b, deltaAggregate, byte(a.op)), a.key)
+	if a.over > 0 {
+		b = binary.AppendVarint(b, a.over)
+	}
+	return b
 }
 
 func (a *attribute) notANumber() *pipeline.RejectError {

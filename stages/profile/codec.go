@@ -23,22 +23,27 @@ import (
 //	content   count: uvarint · sum: varint · avg: varint sum, uvarint count · min, max: 8 bytes, IEEE 754
 //	          minTime, maxTime: varint · first, latest: stamp, value
 //	          unique: byte 0, uvarint number, 8 bytes each, sorted; or byte 1 and 4096 registers of a byte
+//	          with over (op + 32): see window.append
 //
 // Layout of a delta, which is what one event says:
 //
 //	byte 0    format, 1
-//	byte      1 if it counts as an update, else 0
+//	byte      1 if it counts as an update, else 0; or 2: the rest is the full state of a fragment that comes to this one; or 3:
+//	          it counts as an update, and there is no rest
 //	          varint Unix milliseconds, string message id: the stamp of everything below
 //	rest      byte 'i', string type, string value
 //	          byte 't', string name, value
 //	          byte 'a', byte op, string name, and to fold: count: uvarint · sum, minTime, maxTime: varint ·
 //	            avg: varint, uvarint count · min, max: 8 bytes · first, latest: value · unique: 8 bytes, the hash
+//	            with over: varint over in milliseconds, then what it would be without
 const (
 	format = 1
 
 	deltaIdentifier = 'i'
 	deltaTrait      = 't'
 	deltaAggregate  = 'a'
+	deltaAbsorb     = 2 // in place of the update flag
+	deltaTick       = 3
 )
 
 var errMalformed = errors.New("malformed")
@@ -71,6 +76,10 @@ func (s *state) Encode(dst []byte) []byte {
 	for i := range s.aggregates {
 		a := &s.aggregates[i]
 		dst = appendString(append(dst, byte(a.op)), a.name)
+		if a.window != nil {
+			dst = a.window.append(dst, a.op)
+			continue
+		}
 		switch a.op {
 		case opCount:
 			dst = binary.AppendUvarint(dst, a.count)
@@ -145,7 +154,22 @@ func (s *state) Fold(bytes []byte) error {
 	if f := r.byte(); f != format {
 		return formatError("profile delta", f)
 	}
-	s.updates += uint64(r.byte())
+	s.folds++
+	kind := r.byte()
+	switch kind {
+	case deltaTick:
+		s.updates++
+		return nil
+	case deltaAbsorb:
+		var o state
+		if err := o.Decode([]byte(r.s)); err != nil {
+			return err
+		}
+		s.absorb(&o)
+		s.trim()
+		return nil
+	}
+	s.updates += uint64(kind)
 	at := stamp{ms: r.varint()}
 	at.id = strings.Clone(r.string())
 	s.first, s.last = min(s.first, at.ms), max(s.last, at.ms)
@@ -180,14 +204,16 @@ func (v value) clone() value { return value{v.kind, strings.Clone(v.text)} }
 
 // fold applies what a delta says about one attribute; first says that it has no content yet.
 func (a *aggregate) fold(at stamp, r *reader, first bool) error {
-	ok := true
+	if a.op.isWindow() {
+		return a.foldWindow(at, r)
+	}
 	switch a.op {
 	case opCount:
 		a.count += r.uvarint()
 	case opSum:
-		a.number, ok = addMicros(a.number, r.varint())
+		a.number = clampedSum(a.number, r.varint())
 	case opAvg:
-		a.number, ok = addMicros(a.number, r.varint())
+		a.number = clampedSum(a.number, r.varint())
 		a.count += r.uvarint()
 	case opMin, opMax:
 		x := math.Float64frombits(r.fixed64())
@@ -212,9 +238,21 @@ func (a *aggregate) fold(at stamp, r *reader, first bool) error {
 	default:
 		return fmt.Errorf("fold profile delta: operation %d is not known to this build: upgrade it", a.op)
 	}
-	if !ok {
-		return fmt.Errorf("fold profile delta: the sum of %s is beyond an int64", a.name)
+	return nil
+}
+
+// foldWindow is fold for an attribute with over.
+func (a *aggregate) foldWindow(at stamp, r *reader) error {
+	over := r.varint()
+	e := r.entry(a.op)
+	e.at = at.ms
+	if a.window == nil {
+		a.window = newWindow(over)
 	}
+	if r.bad || over <= 0 || over != a.window.over {
+		return fmt.Errorf("fold profile delta: %w", errMalformed)
+	}
+	a.window.add(a.op, e)
 	return nil
 }
 
@@ -288,6 +326,10 @@ func (r *reader) stamp(before *stamp) stamp {
 
 func (r *reader) aggregate(a *aggregate, before *stamp) {
 	a.op, a.name = op(r.byte()), r.string()
+	if a.op.isWindow() {
+		a.window = r.window(a.op)
+		return
+	}
 	switch a.op {
 	case opCount:
 		a.count = r.uvarint()

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/millstream-io/millstream/pipeline"
 	"github.com/millstream-io/millstream/pipeline/expression"
@@ -28,8 +29,9 @@ type Attribute struct {
 	Latest string `yaml:"latest,omitempty"` // path: the value of the latest event
 	Unique string `yaml:"unique,omitempty"` // path: how many different values, exact up to 1,000, then within 2 %
 
-	Event string `yaml:"event,omitempty"` // only track events of that name
-	Where string `yaml:"where,omitempty"` // only events for which this expression over the event is true
+	Over  pipeline.Duration `yaml:"over,omitempty"`  // count, sum, avg, min, max, unique: only events of the last so long
+	Event string            `yaml:"event,omitempty"` // only track events of that name
+	Where string            `yaml:"where,omitempty"` // only events for which this expression over the event is true
 }
 
 // op is what an attribute does. The numbers are stored and never change meaning.
@@ -46,7 +48,18 @@ const (
 	opFirst   op = 8
 	opLatest  op = 9
 	opUnique  op = 10
+
+	// opOver is added to the number of one that looks at a sliding window.
+	opOver op = 32
 )
+
+// plain is the operation without its window.
+func (o op) plain() op { return o &^ opOver }
+
+func (o op) isWindow() bool {
+	p := o.plain()
+	return o != p && p >= opCount && p <= opUnique && p != opFirst && p != opLatest
+}
 
 // maxUnique bounds the attributes of kind unique: each may take 8 KiB of every profile.
 const maxUnique = 32
@@ -59,12 +72,15 @@ type plan struct {
 	always     []*attribute             // what to look at for all others
 	paths      map[string]pipeline.Path // by name, for conditions
 	reads      []pipeline.Path          // the different paths of attributes
+	windows    []int                    // the attributes with over
 }
 
 // attribute is one compiled Attribute.
 type attribute struct {
 	name   string
-	index  int // in pipeline.AttributeSet
+	key    string // of the content in a state: the name, with the length of the window, so that another length starts from nothing
+	index  int    // in pipeline.AttributeSet
+	over   int64  // milliseconds; 0: all events
 	op     op
 	path   pipeline.Path // unless op is opCount
 	read   int           // index of path in plan.reads
@@ -99,11 +115,17 @@ func build(config any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Pro
 			a.index = index
 		}
 		problems = append(problems, wrong...)
+		if a.over > 0 {
+			p.windows = append(p.windows, len(p.attributes))
+		}
 		p.byName[name] = len(p.attributes)
 		p.attributes = append(p.attributes, a)
 	}
 	if uniques > maxUnique {
 		problems = append(problems, pipeline.Problemf(nil, "%d attributes of kind unique, the limit is %d", uniques, maxUnique))
+	}
+	if len(p.windows) > maxWindows {
+		problems = append(problems, pipeline.Problemf(nil, "%d attributes with over, the limit is %d", len(p.windows), maxWindows))
 	}
 	if problems != nil {
 		return nil, problems
@@ -114,7 +136,7 @@ func build(config any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Pro
 
 // compile checks one attribute and reports everything that is wrong with it.
 func (p *plan) compile(name string, c Attribute) (a attribute, problems []pipeline.Problem) {
-	a = attribute{name: name, event: c.Event}
+	a = attribute{name: name, key: name, event: c.Event}
 	problem := func(key, format string, args ...any) {
 		path := []string{name}
 		if key != "" {
@@ -156,6 +178,16 @@ func (p *plan) compile(name string, c Attribute) (a attribute, problems []pipeli
 			a.op = opMaxTime
 		case opSum, opAvg, opUnique:
 			problem(kind.key, "%s is a time: use min, max, first or latest", kind.path)
+		}
+	}
+	if c.Over > 0 {
+		switch a.op {
+		case opFirst, opLatest:
+			problem("over", "goes with count, sum, avg, min, max and unique, not with %s", kind.key)
+		}
+		a.op, a.over, a.key = a.op|opOver, time.Duration(c.Over).Milliseconds(), name+" over "+c.Over.String()
+		if a.over < 1000 {
+			problem("over", "%s is too short: a window has at least 1s", c.Over)
 		}
 	}
 	if c.Where != "" {
@@ -254,7 +286,7 @@ func (p *plan) concerned(ev *pipeline.Event) []*attribute {
 
 // valueType is the type in expressions.
 func (a *attribute) valueType() pipeline.AttributeType {
-	switch a.op {
+	switch a.op.plain() {
 	case opMinTime, opMaxTime:
 		return pipeline.Time
 	case opFirst, opLatest:

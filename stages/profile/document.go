@@ -11,8 +11,10 @@ import (
 
 // view is a profile as the stages after this one and the receivers see it.
 type view struct {
-	plan  *plan
-	state *state
+	plan     *plan
+	state    *state
+	now      int64         // Unix milliseconds
+	previous []pipeline.ID // the other ids of the person that have been profiles, or could have been
 }
 
 var _ pipeline.ProfileState = (*view)(nil)
@@ -28,11 +30,15 @@ func (v *view) Value(name string) any {
 	return nil
 }
 
-// aggregate is the content of an attribute, nil if there is none; guess is where it may stand in the state.
+// aggregate is the content of an attribute now, nil if there is none; guess is where it may stand in the state.
 func (v *view) aggregate(attribute, guess int) *aggregate {
-	a := &v.plan.attributes[attribute]
-	if i, ok := v.state.findAggregate(a.name, a.op, guess); ok {
-		return &v.state.aggregates[i]
+	return v.plan.attributes[attribute].of(v.state, guess).in(v.now)
+}
+
+// of finds the content of an attribute in a state, nil if there is none.
+func (a *attribute) of(st *state, guess int) *aggregate {
+	if i, ok := st.findAggregate(a.key, a.op, guess); ok {
+		return &st.aggregates[i]
 	}
 	return nil
 }
@@ -87,7 +93,14 @@ func member(r gjson.Result, key string) (found gjson.Result) {
 func (v *view) AppendDocument(dst []byte, p *pipeline.Profile) []byte {
 	dst = append(dst, `{"profile_id":"`...)
 	dst = pipeline.AppendID(dst, p.ID)
-	dst = append(dst, `","previous_ids":[],"identifiers":{`...)
+	dst = append(dst, `","previous_ids":[`...)
+	for i, id := range v.previous {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(pipeline.AppendID(append(dst, '"'), id), '"')
+	}
+	dst = append(dst, `],"identifiers":{`...)
 	dst = v.appendIdentifiers(dst)
 	dst = append(dst, `},"traits":{`...)
 	dst = v.appendTraits(dst)
@@ -99,7 +112,7 @@ func (v *view) AppendDocument(dst []byte, p *pipeline.Profile) []byte {
 			next++
 		}
 		if x != nil && x.isNumber() {
-			dst = appendKey(dst, x.name, &first)
+			dst = appendKey(dst, v.plan.attributes[i].name, &first)
 			dst = x.appendJSON(dst)
 		}
 	}
@@ -113,9 +126,13 @@ func (v *view) AppendDocument(dst []byte, p *pipeline.Profile) []byte {
 	dst = append(dst, `],"scores":{`...)
 	dst = appendScores(dst, p.Scores)
 	dst = append(dst, `},"first_seen":"`...)
-	dst = pipeline.AppendTime(dst, pipeline.Millis(v.state.first))
+	var earliest, latest int64 // a profile without events: 1970
+	if !v.state.empty() {
+		earliest, latest = v.state.first, v.state.last
+	}
+	dst = pipeline.AppendTime(dst, pipeline.Millis(earliest))
 	dst = append(dst, `","last_seen":"`...)
-	dst = pipeline.AppendTime(dst, pipeline.Millis(v.state.last))
+	dst = pipeline.AppendTime(dst, pipeline.Millis(latest))
 	return append(dst, `"}`...)
 }
 
@@ -154,8 +171,9 @@ func (v *view) appendTraits(dst []byte) []byte {
 		shadowed := false
 		for ; next < len(v.plan.attributes) && v.plan.attributes[next].name <= t.name; next++ {
 			if x := text(next); x != nil {
-				shadowed = x.name == t.name
-				dst = x.appendJSON(appendKey(dst, x.name, &first))
+				name := v.plan.attributes[next].name
+				shadowed = name == t.name
+				dst = x.appendJSON(appendKey(dst, name, &first))
 			}
 		}
 		if !shadowed && t.value.kind != kindNone {
@@ -164,7 +182,7 @@ func (v *view) appendTraits(dst []byte) []byte {
 	}
 	for ; next < len(v.plan.attributes); next++ {
 		if x := text(next); x != nil {
-			dst = x.appendJSON(appendKey(dst, x.name, &first))
+			dst = x.appendJSON(appendKey(dst, v.plan.attributes[next].name, &first))
 		}
 	}
 	return dst

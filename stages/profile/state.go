@@ -26,13 +26,14 @@ const (
 // op, so a YAML in which others were added, moved or removed reads the same state. An attribute whose op was changed
 // starts from nothing; one that comes back goes on where it was.
 //
-// Except updates, everything in it is a commutative, associative fold of the events.
+// Except updates, everything in it is a commutative, associative fold of the events; see absorb.
 type state struct {
-	updates     uint64 // events that changed something
+	updates     uint64 // events that changed something of the person
 	first, last int64  // event times, Unix milliseconds; first > last: there was no event
 	identifiers []identifier
 	traits      []trait
 	aggregates  []aggregate
+	folds       uint64 // deltas folded into this object since it was made; not stored
 }
 
 // identifier is a value by which the person was known. Sorted by type, then value.
@@ -50,13 +51,14 @@ type trait struct {
 
 // aggregate is the content of one attribute. Sorted by name, then op.
 type aggregate struct {
-	name   string
+	name   string // attribute.key
 	op     op
 	count  uint64    // count, avg
 	number int64     // sum, avg: millionths; minTime, maxTime: milliseconds; min, max: bits of a float64
 	at     stamp     // first, latest
 	value  value     // first, latest
 	set    *distinct // unique
+	window *window   // with over; then nothing else is set
 }
 
 // insert is slices.Insert with room for three more, instead of twice the room: there are many profiles, and each grows
@@ -89,6 +91,9 @@ func (s *state) Size() int {
 		n += int(unsafe.Sizeof(*a)) + len(a.name) + len(a.at.id) + len(a.value.text)
 		if a.set != nil {
 			n += 64 + 8*cap(a.set.hashes) + len(a.set.registers)
+		}
+		if a.window != nil {
+			n += a.window.size()
 		}
 	}
 	return n

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -17,19 +18,27 @@ import (
 //	byte 0    format, 1
 //	8 bytes   hash of the definitions by which it was last evaluated, big endian
 //	uvarint   number of transitions so far
-//	uvarint   number of decisions; each: string segment, 4 bytes version, byte 1 in or 0 out, varint Unix milliseconds
+//	uvarint   number of decisions; each: string segment, 4 bytes version, byte 1 in or 0 out, varint at, varint since
+//	uvarint   number of brought memberships; each: string segment, 4 bytes version, varint at, varint since
+//
+// at and since are Unix milliseconds.
 //
 // Layout of a delta:
 //
 //	byte 0    format, 1
 //	8 bytes   hash of the definitions
-//	rest      byte '+' enters or '-' exits, string segment, 4 bytes version, varint Unix milliseconds; the number of transitions
-//	          grows by one
+//	rest      byte '+' enters, 'c' is carried in, '-' exits: string segment, 4 bytes version, varint at, varint since; the
+//	          number of transitions grows by one
 //	          byte '0', string segment: is no longer declared
+//	          byte 'w', string segment, 4 bytes version, varint at, varint since: a merged profile brought it
+//	          byte '.', string "": what was brought is decided
+//
+// What Depart gives to Inherit is byte 0 format, 1, and the rest of a delta with 'w' alone.
 type membership struct {
 	definitions uint64
 	number      uint64
 	decisions   []decision // sorted by segment
+	brought     []decision // memberships of merged profiles, not decided yet; sorted by segment
 	names       []string   // of the segments that it is in; a new slice whenever it changes, because profiles point to it
 }
 
@@ -38,15 +47,19 @@ type decision struct {
 	segment string
 	version uint32 // of the condition
 	in      bool
-	at      int64 // effective time, Unix milliseconds: in since then, or out since then
+	at      int64 // effective time of the transition, Unix milliseconds
+	since   int64 // in: when the membership began, which may have been at a profile that was merged into this one
 }
 
 const (
 	format = 1
 
-	deltaEnter  = '+'
-	deltaExit   = '-'
-	deltaForget = '0'
+	deltaEnter   = '+'
+	deltaCarried = 'c'
+	deltaExit    = '-'
+	deltaForget  = '0'
+	deltaBrought = 'w'
+	deltaDecided = '.'
 )
 
 var errMalformed = errors.New("malformed")
@@ -61,8 +74,10 @@ func (m *membership) find(segment string) decision {
 	return decision{}
 }
 
-func (m *membership) search(segment string) (int, bool) {
-	return slices.BinarySearchFunc(m.decisions, segment, func(x decision, name string) int { return strings.Compare(x.segment, name) })
+func (m *membership) search(segment string) (int, bool) { return search(m.decisions, segment) }
+
+func search(list []decision, segment string) (int, bool) {
+	return slices.BinarySearchFunc(list, segment, func(x decision, name string) int { return strings.Compare(x.segment, name) })
 }
 
 // Size is the memory in bytes.
@@ -70,6 +85,9 @@ func (m *membership) Size() int {
 	n := 128
 	for i := range m.decisions {
 		n += 64 + len(m.decisions[i].segment)
+	}
+	for i := range m.brought {
+		n += 64 + len(m.brought[i].segment)
 	}
 	return n
 }
@@ -86,7 +104,11 @@ func (m *membership) Encode(dst []byte) []byte {
 		if x.in {
 			in = 1
 		}
-		dst = binary.AppendVarint(append(dst, in), x.at)
+		dst = binary.AppendVarint(binary.AppendVarint(append(dst, in), x.at), x.since)
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(m.brought)))
+	for i := range m.brought {
+		dst = m.brought[i].append(dst)
 	}
 	return dst
 }
@@ -98,13 +120,13 @@ func (m *membership) Decode(full []byte) error {
 		return formatError(f)
 	}
 	*m = membership{definitions: r.fixed64(), number: r.uvarint()}
-	n := r.uvarint()
-	if n > uint64(len(full)) {
-		return fmt.Errorf("decode segment state: %w", errMalformed)
-	}
-	m.decisions = make([]decision, n)
+	m.decisions = make([]decision, r.length())
 	for i := range m.decisions {
-		m.decisions[i] = decision{r.string(), r.fixed32(), r.byte() == 1, r.varint()}
+		m.decisions[i] = decision{r.string(), r.fixed32(), r.byte() == 1, r.varint(), r.varint()}
+	}
+	m.brought = make([]decision, r.length())
+	for i := range m.brought {
+		m.brought[i] = decision{r.string(), r.fixed32(), true, r.varint(), r.varint()}
 	}
 	if r.bad || len(r.b) > 0 {
 		return fmt.Errorf("decode segment state: %w", errMalformed)
@@ -134,16 +156,20 @@ func (m *membership) Fold(delta []byte) error {
 		kind, segment := r.byte(), r.string()
 		i, found := m.search(segment)
 		switch kind {
-		case deltaEnter, deltaExit:
+		case deltaEnter, deltaCarried, deltaExit:
 			if !found {
 				m.decisions = slices.Insert(m.decisions, i, decision{})
 			}
-			m.decisions[i] = decision{segment, r.fixed32(), kind == deltaEnter, r.varint()}
+			m.decisions[i] = decision{segment, r.fixed32(), kind != deltaExit, r.varint(), r.varint()}
 			m.number++
 		case deltaForget:
 			if found {
 				m.decisions = slices.Delete(m.decisions, i, i+1)
 			}
+		case deltaBrought:
+			m.bring(decision{segment, r.fixed32(), true, r.varint(), r.varint()})
+		case deltaDecided:
+			m.brought = nil
 		default:
 			r.bad = true
 		}
@@ -155,18 +181,35 @@ func (m *membership) Fold(delta []byte) error {
 	return nil
 }
 
+// bring notes a membership of a merged profile. Of two of one segment the older one counts.
+func (m *membership) bring(d decision) {
+	i, found := search(m.brought, d.segment)
+	if !found {
+		m.brought = slices.Insert(m.brought, i, d)
+	} else if b := m.brought[i]; cmp.Or(cmp.Compare(d.since, b.since), cmp.Compare(d.at, b.at), cmp.Compare(d.version, b.version)) < 0 {
+		m.brought[i] = d
+	}
+}
+
+// append appends segment, version and times.
+func (d *decision) append(dst []byte) []byte {
+	return binary.AppendVarint(binary.AppendVarint(binary.BigEndian.AppendUint32(appendString(dst, d.segment), d.version), d.at), d.since)
+}
+
 func appendDeltaHeader(dst []byte, definitions uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(dst, format), definitions)
 }
 
 func appendTransition(dst []byte, t *transition) []byte {
 	kind := byte(deltaExit)
-	if t.enter {
+	switch t.op {
+	case opEnter:
 		kind = deltaEnter
+	case opCarried:
+		kind = deltaCarried
 	}
-	dst = appendString(append(dst, kind), t.segment.name)
-	dst = binary.BigEndian.AppendUint32(dst, t.segment.version)
-	return binary.AppendVarint(dst, t.effective)
+	d := decision{segment: t.segment, version: t.version, at: t.effective, since: t.since}
+	return d.append(append(dst, kind))
 }
 
 func appendForget(dst []byte, segment string) []byte {
@@ -202,6 +245,16 @@ func (r *reader) byte() byte {
 		return t[0]
 	}
 	return 0
+}
+
+// length is the number of entries that follow; each has at least seven bytes.
+func (r *reader) length() int {
+	n := r.uvarint()
+	if n > uint64(len(r.b)/7) {
+		r.bad, r.b = true, nil
+		return 0
+	}
+	return int(n)
 }
 
 func (r *reader) string() string { return string(r.take(r.uvarint())) }

@@ -59,45 +59,58 @@ func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, e
 	if p == nil {
 		return emit.Event(ev)
 	}
-	folded, err := tx.Load(p.ID[:], newMembership)
+	m, err := s.load(tx, p.ID)
 	if err != nil {
-		return fmt.Errorf("load the segments of a profile, partition %d, offset %d: %w", ev.Partition, ev.Offset, err)
+		return fmt.Errorf("partition %d, offset %d: %w", ev.Partition, ev.Offset, err)
 	}
-	m := folded.(*membership)
-	all := m.definitions != s.definitions || ev.Type == pipeline.TypeEvaluate
-	if err := s.decide(m, ev, all); err != nil {
+	all := m.definitions != s.definitions || ev.Type == pipeline.TypeEvaluate || len(m.brought) > 0
+	carried := s.carried(m, ev)
+	if err := s.decide(m, carried, ev, all); err != nil {
 		return err
 	}
-	if len(s.turned) == 0 && m.definitions == s.definitions {
+	if len(s.turned) == 0 && m.definitions == s.definitions && len(m.brought) == 0 {
 		p.Segments = m.names
 		return emit.Event(ev)
 	}
-	transitions := s.transitions(m, ev)
-	if folded, err = tx.Merge(p.ID[:], newMembership, s.delta); err != nil {
+	transitions := s.transitions(m, carried, ev)
+	folded, err := tx.Merge(p.ID[:], newMembership, s.delta)
+	if err != nil {
 		return fmt.Errorf("update the segments of a profile, partition %d, offset %d: %w", ev.Partition, ev.Offset, err)
 	}
 	p.Segments = folded.(*membership).names
-	if len(transitions) > 0 {
-		s.document = p.AppendJSON(s.document[:0])
+	s.document = s.document[:0]
+	if len(s.turned) > 0 {
+		s.document = p.AppendJSON(s.document)
 	}
 	for i := range transitions {
-		emit.Message(s.message(ev, &transitions[i]))
+		emit.Message(s.message(ev, &transitions[i], p.ID))
 	}
 	return emit.Event(ev)
 }
 
-// decide fills turned with the segments whose decision is another one now.
-func (s *stage) decide(m *membership, ev *pipeline.Event, all bool) error {
+func (s *stage) load(tx pipeline.Tx, profile pipeline.ID) (*membership, error) {
+	folded, err := tx.Load(profile[:], newMembership)
+	if err != nil {
+		return nil, fmt.Errorf("load the segments of a profile: %w", err)
+	}
+	return folded.(*membership), nil
+}
+
+// decide fills turned with the segments whose decision is another one now. A profile without events is in no segment.
+func (s *stage) decide(m *membership, carried []transition, ev *pipeline.Event, all bool) error {
 	s.picked, s.turned = s.pick(ev, all), s.turned[:0]
 	s.profile = ev.Profile.State
 	defer func() { s.profile = nil }()
 	for _, i := range s.picked {
 		d := &s.segments[i]
-		in, err := d.program.Bool(s.vars)
-		if err != nil {
-			return pipeline.Reject("segment_failed", "the condition of segment %s cannot be evaluated", d.name)
+		in := false
+		if !ev.Profile.Empty {
+			var err error
+			if in, err = d.program.Bool(s.vars); err != nil {
+				return pipeline.Reject("segment_failed", "the condition of segment %s cannot be evaluated", d.name)
+			}
 		}
-		if in != m.find(d.name).in {
+		if in != (m.find(d.name).in || carries(carried, d.name)) {
 			s.turned = append(s.turned, i)
 		}
 	}
@@ -140,19 +153,29 @@ func (s *stage) pick(ev *pipeline.Event, all bool) []int {
 	return picked
 }
 
-// transition is one enter or exit. Times are Unix milliseconds.
+// Operations, as in segment_log.
+const (
+	opEnter   = "enter"
+	opExit    = "exit"
+	opCarried = "carried" // the profile has a membership that a merged one had
+	opPassed  = "passed"  // the merged one had it until now
+)
+
+// transition is one of these. Times are Unix milliseconds.
 type transition struct {
-	segment   *definition
-	enter     bool
+	segment   string
+	version   uint32
+	op        string
+	delta     int // how the number of members changes
 	number    uint64
 	effective int64 // when it became true
 	since     int64 // when the membership that begins or ends began
 }
 
-// transitions writes the delta of what is in turned, and returns it as transitions. Memberships of segments that are no longer
-// declared end without a message: there is no condition any more by which they would be right or wrong.
-func (s *stage) transitions(m *membership, ev *pipeline.Event) []transition {
-	list := make([]transition, 0, len(s.turned))
+// transitions writes the delta of what is carried and what is in turned, and returns it as transitions. Memberships of segments
+// that are no longer declared end without a message: there is no condition any more by which they would be right or wrong.
+func (s *stage) transitions(m *membership, carried []transition, ev *pipeline.Event) []transition {
+	list := append(make([]transition, 0, len(carried)+len(s.turned)), carried...)
 	s.delta = appendDeltaHeader(s.delta[:0], s.definitions)
 	if m.definitions != s.definitions {
 		for i := range m.decisions {
@@ -161,15 +184,26 @@ func (s *stage) transitions(m *membership, ev *pipeline.Event) []transition {
 			}
 		}
 	}
-	for n, i := range s.turned {
+	for _, i := range s.turned {
 		d := &s.segments[i]
 		last := m.find(d.name)
-		t := transition{segment: d, enter: !last.in, number: m.number + uint64(n) + 1, effective: effectiveAt(ev, last)}
-		if t.since = t.effective; last.in {
-			t.since = last.at
+		for k := range carried {
+			if c := &carried[k]; c.segment == d.name {
+				last = decision{c.segment, c.version, true, c.effective, c.since}
+			}
 		}
-		s.delta = appendTransition(s.delta, &t)
+		t := transition{segment: d.name, version: d.version, op: opEnter, delta: 1, effective: effectiveAt(ev, last)}
+		if t.since = t.effective; last.in {
+			t.op, t.delta, t.since = opExit, -1, last.since
+		}
 		list = append(list, t)
+	}
+	for i := range list {
+		list[i].number = m.number + uint64(i) + 1
+		s.delta = appendTransition(s.delta, &list[i])
+	}
+	if len(m.brought) > 0 {
+		s.delta = appendString(append(s.delta, deltaDecided), "")
 	}
 	return list
 }
@@ -184,52 +218,67 @@ func effectiveAt(ev *pipeline.Event, last decision) int64 {
 	return at
 }
 
-// message is what the world hears of a transition.
-func (s *stage) message(ev *pipeline.Event, t *transition) pipeline.Message {
-	p := ev.Profile
+// message is what the world hears of a transition, or the tables alone: then without the profile.
+func (s *stage) message(ev *pipeline.Event, t *transition, profile pipeline.ID) pipeline.Message {
 	var version [4]byte
-	binary.BigEndian.PutUint32(version[:], t.segment.version)
+	binary.BigEndian.PutUint32(version[:], t.version)
 	var place [16]byte
-	binary.BigEndian.PutUint64(place[:], p.Turn)
+	binary.BigEndian.PutUint64(place[:], ev.Turn)
 	binary.BigEndian.PutUint64(place[8:], t.number)
-	id := pipeline.HashID([]byte(t.segment.name), version[:], p.ID[:], place[:8], place[8:])
+	id := pipeline.HashID([]byte(t.segment), version[:], profile[:], place[:8], place[8:])
 
-	messageType, op, delta := pipeline.SegmentEntered, "enter", "1"
-	if !t.enter {
-		messageType, op, delta = pipeline.SegmentExited, "exit", "-1"
-	}
-	cause := ev.Cause
-	if cause == "" {
-		cause = pipeline.CauseLive
-	}
 	b := make([]byte, 0, 320+len(s.document))
 	b = append(b, `{"transition_id":"`...)
 	b = pipeline.AppendID(b, id)
 	b = append(b, `","segment":"`...)
-	b = append(b, t.segment.name...)
+	b = append(b, t.segment...)
 	b = append(b, `","version":`...)
-	b = strconv.AppendUint(b, uint64(t.segment.version), 10)
+	b = strconv.AppendUint(b, uint64(t.version), 10)
 	b = append(b, `,"effective_at":"`...)
 	b = pipeline.AppendTime(b, pipeline.Millis(t.effective))
 	b = append(b, `","emitted_at":"`...)
 	b = pipeline.AppendTime(b, ev.ReceivedAt)
 	b = append(b, `","cause":"`...)
-	b = append(b, cause...)
+	b = append(b, t.cause(ev)...)
 	b = append(b, `","message_id":`...)
 	b = gjson.AppendJSONString(b, ev.MessageID)
-	b = append(b, `,"profile":`...)
-	b = append(b, s.document...)
+	if t.op == opEnter || t.op == opExit {
+		b = append(b, `,"profile":`...)
+		b = append(b, s.document...)
+	}
 	b = append(b, '}')
 
 	meta := make([]byte, 0, 112)
 	meta = append(meta, `{"sequence":`...)
-	meta = strconv.AppendUint(meta, pipeline.Sequence(p.Turn, t.number), 10)
+	meta = strconv.AppendUint(meta, pipeline.Sequence(ev.Turn, t.number), 10)
 	meta = append(meta, `,"delta":`...)
-	meta = append(meta, delta...)
+	meta = strconv.AppendInt(meta, int64(t.delta), 10)
 	meta = append(meta, `,"since":"`...)
 	meta = pipeline.AppendTime(meta, pipeline.Millis(t.since))
 	meta = append(meta, `","op":"`...)
-	meta = append(meta, op...)
+	meta = append(meta, t.op...)
 	meta = append(meta, `"}`...)
-	return pipeline.Message{ID: id, Type: messageType, Timestamp: ev.ReceivedAt, ProfileID: p.ID, Data: b, Meta: meta}
+	return pipeline.Message{ID: id, Type: t.messageType(), Timestamp: ev.ReceivedAt, ProfileID: profile, Data: b, Meta: meta}
+}
+
+func (t *transition) messageType() string {
+	switch t.op {
+	case opEnter:
+		return pipeline.SegmentEntered
+	case opCarried:
+		return pipeline.SegmentCarried
+	case opPassed:
+		return pipeline.SegmentPassed
+	}
+	return pipeline.SegmentExited
+}
+
+func (t *transition) cause(ev *pipeline.Event) string {
+	switch {
+	case ev.Cause != "":
+		return ev.Cause
+	case t.op == opCarried || t.op == opPassed:
+		return pipeline.CauseMerge
+	}
+	return pipeline.CauseLive
 }

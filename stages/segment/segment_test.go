@@ -74,7 +74,12 @@ func TestCodec(t *testing.T) {
 	m := newMembership().(*membership)
 	for i := range 300 {
 		d := appendDeltaHeader(nil, uint64(i))
-		d = appendTransition(d, &transition{segment: &definition{name: fmt.Sprint("s", i%7), version: uint32(i)}, enter: i%3 > 0, effective: int64(i - 100)})
+		d = appendTransition(d, &transition{segment: fmt.Sprint("s", i%7), version: uint32(i), op: []string{opExit, opEnter, opCarried}[i%3], effective: int64(i - 100), since: int64(i - 200)})
+		brought := decision{fmt.Sprint("b", i%5), uint32(i), true, int64(i), int64(i % 9)}
+		d = brought.append(append(d, deltaBrought))
+		if i%20 == 0 {
+			d = appendString(append(d, deltaDecided), "")
+		}
 		if i%50 == 0 {
 			d = appendForget(d, "s3")
 		}

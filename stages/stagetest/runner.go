@@ -21,6 +21,8 @@ import (
 type Runner struct {
 	// Refuse, if set, is asked at the end of each task whether the event is to be refused there, after all stages have had it.
 	Refuse func(task string, ev *pipeline.Event) bool
+	// Held are the profiles that are being regrouped, as the profile task is told.
+	Held map[pipeline.ID]bool
 
 	t       testing.TB
 	plan    *Plan
@@ -31,6 +33,8 @@ type Runner struct {
 	lines     []string // committed
 	open      []string // of the running transaction
 	profiles  map[pipeline.ID]bool
+	people    people
+	clock     clock
 	rebuilds  int
 	processed int64 // records so far, the offset of the next
 }
@@ -51,6 +55,7 @@ type task struct {
 	out       func(ev *pipeline.Event) error
 	messages  []pipeline.Message
 	dropped   string
+	wake      time.Time // the earliest that a stage asked for during the event; zero: none
 }
 
 type foldedKey struct {
@@ -65,7 +70,7 @@ func New(t testing.TB, kinds []pipeline.StageKind, stages string) *Runner {
 	if err != nil || len(problems) > 0 {
 		t.Fatalf("build stages: %v %q", err, problems)
 	}
-	r := &Runner{t: t, plan: plan, dir: t.TempDir(), profiles: map[pipeline.ID]bool{}}
+	r := &Runner{t: t, plan: plan, dir: t.TempDir(), profiles: map[pipeline.ID]bool{}, people: newPeople(), clock: newClock()}
 	r.resolve = &task{name: pipeline.TaskResolve, plans: plan.Resolve, retention: state.DeletedByTime}
 	r.profile = &task{name: pipeline.TaskProfile, plans: plan.Profile, retention: state.Compacted}
 	for _, k := range []*task{r.resolve, r.profile} {
@@ -110,11 +115,13 @@ func (r *Runner) close() {
 	}
 }
 
-// Feed takes records through both tasks, within the running transactions.
+// Feed takes records through both tasks, within the running transactions. Before each record the profiles are evaluated that
+// asked for it at a time until then.
 func (r *Runner) Feed(records ...pipeline.Record) {
 	r.t.Helper()
 	for i := range records {
 		rec := records[i]
+		r.fire(&rec)
 		rec.Offset = r.processed
 		r.processed++
 		var ev pipeline.Event
@@ -130,6 +137,8 @@ func (r *Runner) Feed(records ...pipeline.Record) {
 		var resolved pipeline.Event
 		r.one(r.profile, &resolved, func() *pipeline.RejectError {
 			_, rej := pipeline.ParseResolved(&pipeline.Record{Value: value, Offset: rec.Offset}, &resolved)
+			r.people.assign(&resolved)
+			resolved.Held = r.Held[resolved.Canonical]
 			return rej
 		})
 	}
@@ -138,7 +147,7 @@ func (r *Runner) Feed(records ...pipeline.Record) {
 // one takes an event through one task, and tells whether it came out at the end.
 func (r *Runner) one(k *task, ev *pipeline.Event, parse func() *pipeline.RejectError) bool {
 	k.tx.Savepoint()
-	k.messages, k.dropped = k.messages[:0], ""
+	k.messages, k.dropped, k.wake = k.messages[:0], "", time.Time{}
 	through := false
 	k.out = func(ev *pipeline.Event) error {
 		if r.Refuse != nil && r.Refuse(k.name, ev) {
@@ -166,6 +175,7 @@ func (r *Runner) one(k *task, ev *pipeline.Event, parse func() *pipeline.RejectE
 	case k.dropped != "":
 		r.say(ev, "dropped %s", k.dropped)
 	case k == r.profile:
+		r.clock.set(ev, k.wake)
 		r.tellProfile(ev)
 	}
 	return through
@@ -175,9 +185,13 @@ func (r *Runner) tellProfile(ev *pipeline.Event) {
 	if p := ev.Profile; p == nil {
 		r.say(ev, "no profile")
 	} else {
-		r.profiles[p.ID] = true
+		r.profiles[p.ID] = !p.Empty
 		r.say(ev, "profile %s version=%d%s changed=%v segments=%v", shortID(p.ID), p.Version, map[bool]string{true: " created"}[p.Created], ev.Changed, p.Segments)
 	}
+	r.tellMessages(ev)
+}
+
+func (r *Runner) tellMessages(ev *pipeline.Event) {
 	for i := range r.profile.messages {
 		m := &r.profile.messages[i]
 		r.say(ev, "%s %s", shortID(m.ProfileID), m.AppendJSON(nil))
@@ -218,12 +232,14 @@ func (r *Runner) Commit() {
 		r.begin(k, false)
 	}
 	r.lines, r.open = append(r.lines, r.open...), nil
+	r.clock.commit()
 }
 
 // Undo discards the running transactions. The stages stay, with what they have in memory. The records since the last Commit
 // have to be fed again.
 func (r *Runner) Undo() {
 	r.open, r.processed = nil, r.resolve.committed().Offsets
+	r.clock.undo()
 	for _, k := range []*task{r.resolve, r.profile} {
 		k.tx.Discard()
 		k.now = k.committed().StreamTime
@@ -308,7 +324,10 @@ func (k *task) state(t testing.TB) string {
 func (r *Runner) Profiles() []string {
 	r.t.Helper()
 	var docs []string
-	for id := range r.profiles {
+	for id, live := range r.profiles {
+		if !live || len(r.people.members[id]) == 0 && r.people.members[id] != nil {
+			continue
+		}
 		docs = append(docs, string(r.Profile(id).AppendJSON(nil)))
 	}
 	sort.Strings(docs)
@@ -318,7 +337,7 @@ func (r *Runner) Profiles() []string {
 // Profile evaluates a profile and returns it, nil if it does not exist.
 func (r *Runner) Profile(id pipeline.ID) *pipeline.Profile {
 	r.t.Helper()
-	ev := &pipeline.Event{Type: pipeline.TypeEvaluate, Primary: id, Canonical: id, ReceivedAt: pipeline.Millis(r.profile.now), Time: pipeline.Millis(r.profile.now)}
+	ev := r.evaluation(id, pipeline.Millis(r.profile.now), "")
 	r.profile.out = func(*pipeline.Event) error { return nil }
 	if err := r.profile.enter(0, ev); err != nil {
 		r.t.Fatal(err)
@@ -364,8 +383,11 @@ func (s *step) Event(ev *pipeline.Event) error {
 
 func (s *step) Message(m pipeline.Message) { s.task.messages = append(s.task.messages, m) }
 
-// Wake is not played by the runner yet.
-func (s *step) Wake(time.Time) {}
+func (s *step) Wake(at time.Time) {
+	if k := s.task; k.wake.IsZero() || at.Before(k.wake) {
+		k.wake = at
+	}
+}
 
 // Drop ends the event.
 func (s *step) Drop(reason string) {
