@@ -284,6 +284,9 @@ func (p *plan) concerned(ev *pipeline.Event) []*attribute {
 	return p.always
 }
 
+// counts tells whether the value of no events is zero, not absent.
+func (o op) counts() bool { return o == opCount || o == opSum || o == opUnique }
+
 // valueType is the type in expressions.
 func (a *attribute) valueType() pipeline.AttributeType {
 	switch a.op.plain() {
