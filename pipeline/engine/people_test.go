@@ -391,14 +391,14 @@ func (s *people) crash(a *actor) {
 	}
 	s.check(errors.Join(a.part.Close(), a.store.Close()))
 	a.dir = s.t.TempDir()
+	if a.e.links != nil && s.IntN(2) == 0 { // and the replica begins anew
+		s.openReplica(a)
+	}
 	s.open(a)
 	for i := range a.changelog {
 		s.check(a.part.Apply(&a.changelog[i]))
 	}
 	s.check(a.part.Flush(int64(len(a.changelog))))
-	if a.e.links != nil && s.IntN(2) == 0 { // and the replica begins anew
-		s.openReplica(a)
-	}
 }
 
 // publish appends what a transaction produced, in its order, to the topics.

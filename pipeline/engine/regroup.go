@@ -245,7 +245,7 @@ func (j *profileJob) evaluate(ctx context.Context, o *roster, t *turn) error {
 	if err != nil {
 		return err
 	}
-	if t.kind != "merge" && t.expect > 0 && j.ev.Profile != nil {
+	if t.kind != "merge" && t.expect > 0 && j.ev.Profile != nil && j.ev.Profile.Version > 0 { // else nobody has heard of it
 		j.tellOne(j.people(pipeline.ProfileSplit, o.profile, "from", t.from, t))
 	}
 	j.tell(j.chain.messages)
