@@ -49,6 +49,12 @@ func (c *Cluster) EnsureTopics(ctx context.Context, topics []Topic) error {
 	return errors.Join(errs...)
 }
 
+// HasTopic tells whether a topic exists.
+func (c *Cluster) HasTopic(ctx context.Context, topic string) (bool, error) {
+	have, err := c.partitionCounts(ctx)
+	return have[topic] > 0, err
+}
+
 func (c *Cluster) partitionCounts(ctx context.Context) (map[string]int32, error) {
 	have := map[string]int32{}
 	err := c.retry(ctx, "listing topics", func() error {

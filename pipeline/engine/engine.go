@@ -9,6 +9,7 @@
 //	position.go    what a commit says about where it stands
 //	restore.go     from an assignment to a worker's first batch
 //	links.go       the process's replica of the link log, and new links
+//	linklog.go     the link log for operators
 //	regrouptask.go the task that tells profiles who moves where
 //	regroup.go     how the data of a profile follows the link log
 //	chain.go       one event through the stages of a task

@@ -53,7 +53,7 @@ func (j *profileJob) regroup(ctx context.Context, r *pipeline.Record) error {
 	o.told = g.Offset
 	t := o.turn(g.Offset)
 	t.told, t.leave, t.expect = true, g.Leave, len(g.From)
-	t.kind, t.reason, t.messageID = g.Rule, g.Reason, g.MessageID
+	t.kind, t.rule, t.reason, t.messageID = g.Kind, g.Rule, g.Reason, g.MessageID
 	if len(g.From) > 0 {
 		t.from = g.From[0]
 	}
@@ -190,7 +190,7 @@ func (j *profileJob) people(kind string, profile pipeline.ID, word string, other
 	b := append(pipeline.AppendID([]byte(`{"profile_id":"`), profile), `","`...)
 	b = append(append(b, word...), `":"`...)
 	b = append(pipeline.AppendID(b, other), `","rule":`...)
-	b = append(gjson.AppendJSONString(b, t.kind), `,"reason":`...)
+	b = append(gjson.AppendJSONString(b, t.rule), `,"reason":`...)
 	b = append(gjson.AppendJSONString(b, t.reason), `,"message_id":`...)
 	b = append(gjson.AppendJSONString(b, t.messageID), '}')
 	version := pipeline.Sequence(t.offset, 0)
@@ -315,14 +315,14 @@ type pointer struct {
 
 // turn is one operation that concerns the profile.
 type turn struct {
-	offset          uint64
-	told, left      bool // the regroup has come; its leave has been answered
-	leave           []pipeline.Leave
-	expect, answers int
-	decisions       []pipeline.StageBytes // what profiles that were merged into this one brought; counts when the turn is over
-	from            pipeline.ID
-	kind, reason    string
-	messageID       string
+	offset             uint64
+	told, left         bool // the regroup has come; its leave has been answered
+	leave              []pipeline.Leave
+	expect, answers    int
+	decisions          []pipeline.StageBytes // what profiles that were merged into this one brought; counts when the turn is over
+	from               pipeline.ID
+	kind, rule, reason string
+	messageID          string
 }
 
 // held tells whether nothing may be decided.
@@ -434,7 +434,7 @@ func (t *turn) encode(dst []byte) []byte {
 	}
 	dst = pipeline.AppendStageBytes(dst, t.decisions)
 	dst = append(dst, t.from[:]...)
-	for _, s := range []string{t.kind, t.reason, t.messageID} {
+	for _, s := range []string{t.kind, t.rule, t.reason, t.messageID} {
 		dst = append(binary.AppendUvarint(dst, uint64(len(s))), s...)
 	}
 	return dst
@@ -471,7 +471,7 @@ func decodeTurn(d *pipeline.Decoder) turn {
 	}
 	t.decisions = cloneBytes(d.StageBytes())
 	t.from = d.ID()
-	t.kind, t.reason, t.messageID = strings.Clone(d.Text()), strings.Clone(d.Text()), strings.Clone(d.Text())
+	t.kind, t.rule, t.reason, t.messageID = strings.Clone(d.Text()), strings.Clone(d.Text()), strings.Clone(d.Text()), strings.Clone(d.Text())
 	return t
 }
 

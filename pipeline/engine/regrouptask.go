@@ -53,7 +53,7 @@ func (j *regroupJob) process(ctx context.Context, w *work) error {
 // regroup produces the records of one operation, in the order of the profiles' ids.
 func (j *regroupJob) regroup(w *work, o *links.Outcome) {
 	for _, profile := range o.Touched() {
-		g := pipeline.Regroup{Offset: o.Offset, Profile: profile, Rule: o.Kind, Reason: o.Reason, MessageID: o.By, Now: w.now}
+		g := pipeline.Regroup{Offset: o.Offset, Profile: profile, Kind: o.Kind, Rule: o.Op, Reason: o.Reason, MessageID: o.By, Now: w.now}
 		for _, r := range o.Rows {
 			switch {
 			case r.From == profile:
