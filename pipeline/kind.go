@@ -18,7 +18,7 @@ import (
 type StageKind struct {
 	Name    string   // as in the YAML
 	Task    string   // TaskResolve or TaskProfile
-	Code    byte     // first byte of its keys in the task's store; never changes
+	Code    byte     // first byte of its keys in the task's store, from 1 (0 is the engine's); never changes
 	Summary string   // one line, for help and the reference
 	After   []string // names of the stages without which it would do nothing; they must stand before it
 	Config  func() any

@@ -220,7 +220,7 @@ func (s *people) actor(name string, partition int32, retention state.Retention, 
 	caughtUp := make(chan struct{})
 	close(caughtUp)
 	a := &actor{name: name, dir: s.t.TempDir(), retention: retention, newJob: newJob, partition: partition}
-	a.e = &engine{plan: s.plan, settings: s.settings, caughtUp: caughtUp,
+	a.e = &engine{plan: s.plan, settings: s.settings, caughtUp: caughtUp, watermark: newWatermark(),
 		Options: Options{Data: a.dir, Logger: slog.New(slog.DiscardHandler), Counters: &Counters{}}}
 	a.e.appendLinks = func(_ context.Context, records []pipeline.Record) error {
 		for i := range records {

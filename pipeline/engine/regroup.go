@@ -182,7 +182,7 @@ func (j *profileJob) depart(ctx context.Context, o *roster, t *turn, m *pipeline
 		j.tellOne(j.people(pipeline.ProfileMerged, o.profile, "into", m.To, t))
 	}
 	j.tell(j.chain.messages)
-	return nil
+	return j.timers.set(o.profile, never)
 }
 
 // people is profile.merged or profile.split.
@@ -248,9 +248,7 @@ func (j *profileJob) evaluate(ctx context.Context, o *roster, t *turn) error {
 	if t.kind != "merge" && t.expect > 0 && j.ev.Profile != nil && j.ev.Profile.Version > 0 { // else nobody has heard of it
 		j.tellOne(j.people(pipeline.ProfileSplit, o.profile, "from", t.from, t))
 	}
-	j.tell(j.chain.messages)
-	j.note(&j.ev)
-	return nil
+	return j.through()
 }
 
 // evaluation is the event that makes the stages look at a profile.

@@ -30,7 +30,7 @@ func (e *engine) runRegroup(ctx context.Context) error {
 // regroupJob tells what the operations of a batch did. The replica has it; the records only say where it must be.
 type regroupJob struct{ *engine }
 
-func (j *regroupJob) due() time.Time { return time.Time{} }
+func (j *regroupJob) due() (time.Time, <-chan struct{}) { return time.Time{}, nil }
 
 func (j *regroupJob) process(ctx context.Context, w *work) error {
 	for next, changed := j.links.Next(); next < w.batch.Next; next, changed = j.links.Next() {

@@ -67,11 +67,11 @@ type sinkJob struct {
 	lot   *lot // nil: to be read from the store
 }
 
-func (j *sinkJob) due() time.Time {
+func (j *sinkJob) due() (time.Time, <-chan struct{}) {
 	if j.lot == nil { // what waits in the store is not known yet: look at once, also if no record comes
-		return time.Unix(0, 0)
+		return time.Unix(0, 0), nil
 	}
-	return j.lot.due()
+	return j.lot.due(), nil
 }
 
 func (j *sinkJob) process(ctx context.Context, w *work) (err error) {
