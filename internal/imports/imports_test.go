@@ -31,6 +31,7 @@ var arrows = []struct {
 	{"stages/stagetest", []string{"pipeline", "pipeline/state"}, "the suite runs stages on the real store"},
 	{"sources", []string{"pipeline", "sources/..."}, "the list of kinds"},
 	{"sources/http", kind, kindWhy}, {"sources/file", append([]string{"sources/mapping"}, kind...), kindWhy},
+	{"sources/kafka", append([]string{"sources/mapping"}, kind...), kindWhy},
 	{"sources/mapping", kind, "set, map and expr mean the same in every source that has them"},
 	{"sources/sourcetest", []string{"pipeline"}, "the suite of all sources"},
 	{"sinks", []string{"pipeline", "sinks/..."}, "the list of kinds"},

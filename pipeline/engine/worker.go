@@ -41,6 +41,8 @@ type work struct {
 	batch *pipeline.Batch
 	now   int64 // the task's time, Unix milliseconds: never goes back
 	out   []pipeline.Record
+	// elsewhere are records for topics that are not the pipeline's, named in full.
+	elsewhere []pipeline.Record
 
 	dropped, dead, parked Tally // for Counters, once it is committed
 }
@@ -291,6 +293,7 @@ func (w *worker) changelog(k *work, next state.Position) ([]pipeline.Record, err
 	for i := range records {
 		records[i].Topic = w.topic(records[i].Topic)
 	}
+	records = append(records, k.elsewhere...)
 	topic := w.topic("state." + w.task.name)
 	err := k.tx.Changelog(next, func(key, value []byte) {
 		records = append(records, pipeline.Record{Topic: topic, Partition: w.partition, Key: key, Value: value})
