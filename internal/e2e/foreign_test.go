@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -246,4 +248,64 @@ func committed(t *testing.T, brokers []string, topic string) (all []*kgo.Record)
 		})
 	}
 	return all
+}
+
+const bridgePipeline = `
+pipeline: ${NAME}
+kafka: {brokers: "${BROKERS}", partitions: 1}
+sources:
+  orders: {kafka: {brokers: "${OTHER}", topic: erp, set: {type: track, event: Order Completed}, key: user_id}}
+stages: [clean, profile: {orders: {count: events}}]
+sinks:
+  crm: {kafka: {brokers: "${OTHER}", topic: crm}}
+`
+
+// TestStopWhileAForeignClusterIsFrozen freezes the cluster that a source reads and a sink writes: the pipeline still ends by
+// itself, and goes on later without a loss; what the sink sends again has the same ids.
+func TestStopWhileAForeignClusterIsFrozen(t *testing.T) {
+	b := launch(t, nil, "broker", "--listen", "127.0.0.1:0", "--data", filepath.Join(t.TempDir(), "broker"))
+	address, _, _ := strings.Cut(b.line("broker "), " ")
+	other := []string{address}
+	env := []string{"NAME=" + testenv.Name(t), "BROKERS=" + testenv.Embedded(t)[0], "OTHER=" + address}
+	p := start(t, write(t, bridgePipeline), t.TempDir(), env...)
+	if line := p.line("kafka orders: waiting for topic erp, "); line != "which does not exist at "+address {
+		t.Errorf("the operator is told %q", line)
+	}
+	makeTopic(t, other, "erp", 1)
+	makeTopic(t, other, "crm", 1)
+	arrived := func(n int) {
+		t.Helper()
+		eventually(t, func() error {
+			ids := map[string]bool{}
+			for _, r := range committed(t, other, "crm") {
+				ids[header(r, "ms-id")] = true
+			}
+			if len(ids) != n {
+				return fmt.Errorf("%d messages, want %d", len(ids), n)
+			}
+			return nil
+		})
+	}
+	buy := func(user string) {
+		t.Helper()
+		produceTo(t, other, &kgo.Record{Topic: "erp", Key: []byte(user), Value: []byte("{}")})
+	}
+	buy("u1")
+	arrived(1)
+	if err := b.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = b.cmd.Process.Signal(syscall.SIGCONT) }()
+	if status := p.stop(); status != 130 {
+		t.Errorf("exit status %d, want 130", status)
+	}
+	if p.said("the pipeline does not stop") > 0 {
+		t.Error("the engine did not return")
+	}
+	if err := b.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	start(t, p.cmd.Args[2], p.cmd.Args[4], env...)
+	buy("u2")
+	arrived(2)
 }

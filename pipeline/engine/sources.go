@@ -270,6 +270,7 @@ func (r *resumer) attempt(ctx context.Context, records []pipeline.Record) error 
 	if err := r.kafka.Begin(); err != nil {
 		return err
 	}
+	r.Step("source sends")
 	for i := range records {
 		if err := r.kafka.Send(&records[i]); err != nil {
 			return r.abort(ctx, err)
