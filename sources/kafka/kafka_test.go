@@ -1,9 +1,11 @@
 package kafka
 
 import (
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/IBM/sarama"
 
@@ -153,7 +155,8 @@ func TestRecordsDeletedByRetention(t *testing.T) {
 	})
 }
 
-// TestTopicThatIsMadeAgain: the offsets of the new topic are other records, also while the source reads.
+// TestTopicThatIsMadeAgain: the offsets of the new topic are other records, also while the source reads: then it is the look for
+// new partitions that finds out, or, if that comes late, the reader.
 func TestTopicThatIsMadeAgain(t *testing.T) {
 	testenv.EachBroker(t, func(t *testing.T, brokers []string) {
 		f := newForeign(t, brokers, 1)
@@ -172,11 +175,19 @@ func TestTopicThatIsMadeAgain(t *testing.T) {
 		f.send(0, orders(5, 8)...) // more than before, so the old offset is one of the new topic too
 		all = append(all, r.take(8)...)
 		r.end()
+		f.look = time.Hour
+		r = f.read(r.position)
+		f.send(0, order(17))
+		all = append(all, r.take(1)...) // it reads
+		again()
+		f.send(0, orders(18, 20)...)
+		all = append(all, r.take(20)...)
+		r.end()
 		again()
 		f.send(0, orders(13, 4)...)
 		r = f.read(r.position)
 		all = append(all, r.take(4)...)
-		once(t, all, 0, 17)
+		once(t, all, 0, 38)
 		if !strings.Contains(f.logged(), "the topic was made again") {
 			t.Errorf("the log does not say so:\n%s", f.logged())
 		}
@@ -225,6 +236,28 @@ func TestPositionThatDoesNotFit(t *testing.T) {
 		err := newSource("orders", f, nil, pipeline.Deps{}).Resume([]byte(stored))
 		if err == nil || err.Error() != want {
 			t.Errorf("%s gives %v, want %s", stored, err, want)
+		}
+	}
+}
+
+// TestTopicsAreNotMixed: what is known of a topic says nothing of another one of its name.
+func TestTopicsAreNotMixed(t *testing.T) {
+	old, now := pipeline.ID{1}, pipeline.ID{2}
+	s := newSource("orders", &form{topic: "erp.orders"}, nil, pipeline.Deps{})
+	s.pieces = make(chan *piece, 4)
+	for _, p := range []*piece{{id: old, next: map[int32]int64{0: 5}}, {id: old, next: map[int32]int64{1: 7}}, {id: now, next: map[int32]int64{0: 1}}, {id: now, next: map[int32]int64{2: 2}}} {
+		s.pieces <- p
+	}
+	var at *position
+	var left *piece
+	for _, want := range []map[int32]int64{{0: 5, 1: 7}, {0: 1, 2: 2}} {
+		var taken []*piece
+		taken, left = s.gather(t.Context(), left)
+		for _, p := range taken {
+			at = at.after(p, "erp.orders")
+		}
+		if len(taken) != 2 || !maps.Equal(at.Next, want) {
+			t.Errorf("%d pieces, position %v, want %v", len(taken), at.Next, want)
 		}
 	}
 }

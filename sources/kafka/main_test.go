@@ -31,12 +31,13 @@ type foreign struct {
 	log     bytes.Buffer // of the source
 	mu      sync.Mutex   // guards log
 	said    chan string  // lines for the operator
+	look    time.Duration
 }
 
 // newForeign makes a topic with that number of partitions; 0: there is none yet.
 func newForeign(t *testing.T, brokers []string, partitions int32) *foreign {
 	t.Helper()
-	f := &foreign{t: t, brokers: brokers, topic: testenv.Name(t), said: make(chan string, 100)}
+	f := &foreign{t: t, brokers: brokers, topic: testenv.Name(t), said: make(chan string, 100), look: 50 * time.Millisecond}
 	f.config = Config{Topic: f.topic, From: oldest, Set: map[string]any{"type": "track", "event": "Order Completed"}, Map: map[string]string{"user_id": "customer_no"}}
 	f.dial()
 	t.Cleanup(f.hangUp)
@@ -133,7 +134,7 @@ func (f *foreign) open() *Source {
 		}})
 	f.check(err)
 	source := s.(*Source)
-	source.look = 50 * time.Millisecond
+	source.look = f.look
 	return source
 }
 

@@ -32,8 +32,13 @@ func (p *partition) run(ctx context.Context) {
 		if p.next > before {
 			t = trouble{source: p.source}
 		}
-		if errors.Is(err, pipeline.ErrOutOfRange) && p.mend(ctx) == nil {
-			continue
+		if errors.Is(err, pipeline.ErrOutOfRange) {
+			switch e := p.mend(ctx); {
+			case e == nil:
+				continue
+			case errors.Is(e, errMadeAgain):
+				return
+			}
 		}
 		t.about(ctx, "the partition cannot be read; trying again", err, "partition", p.number, "offset", p.next)
 	}
@@ -103,6 +108,12 @@ func (p *partition) mend(ctx context.Context) error {
 	first, end, err := p.source.client.Bounds(ctx, p.source.form.topic, p.number)
 	if err != nil {
 		return err
+	}
+	switch now, err := p.source.client.TopicID(ctx, p.source.form.topic, p.number); {
+	case err != nil:
+		return err
+	case now != p.id:
+		return errMadeAgain
 	}
 	log := p.source.deps.Logger.With("partition", p.number, "offset", p.next)
 	switch {
