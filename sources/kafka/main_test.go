@@ -220,7 +220,9 @@ func totals(t *testing.T, records []pipeline.Record) map[string]int {
 		if rej := pipeline.ParseEventRecord(&records[i], &ev); rej != nil {
 			t.Fatal(rej)
 		}
-		ev.Scan()
+		if rej := ev.Scan(); rej != nil {
+			t.Fatal(rej)
+		}
 		if ids[ev.MessageID] {
 			t.Errorf("the message id %s stands twice", ev.MessageID)
 		}
