@@ -51,6 +51,8 @@ type Deps struct {
 	Data string
 	// ClickHouse returns the address of the embedded ClickHouse, starting it if needed: http://user:password@host:port.
 	ClickHouse func(ctx context.Context) (string, error)
+	// Kafka connects to a cluster, at nil to the pipeline's own. Who opens a client closes it.
+	Kafka func(ctx context.Context, at *KafkaAddress) (KafkaClient, error)
 	// Say tells the operator one line on standard error, such as "http http://127.0.0.1:8080".
 	Say func(line string)
 }
@@ -64,6 +66,7 @@ const (
 // Env is what is known about the pipeline while its parts are built, in YAML order: stages before sinks.
 type Env struct {
 	Pipeline   string
+	Partitions int32 // of the pipeline's topics
 	Identities *Identities
 	Attributes []Attribute // what the stages so far have declared
 	Segments   []string    // what the stage `segment` has declared

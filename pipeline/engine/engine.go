@@ -21,6 +21,7 @@
 //	park.go        records that a sink could not deliver yet
 //	rangesink.go   a task whose sink stores ranges exactly once by itself
 //	sources.go     from sources to the topic `events`
+//	clients.go     Kafka for sources and sinks
 //	counters.go    what went in, out, aside
 //	grace.go       how long stopping may take
 package engine
@@ -88,6 +89,7 @@ type engine struct {
 
 	connected atomic.Pointer[broker.Cluster] // Cluster, for those who do not wait for ready
 	parts     parts
+	others    others
 
 	settings *links.Settings // operation 0 of the link log
 	links    *links.Replica  // nil unless the pipeline stitches

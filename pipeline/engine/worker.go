@@ -43,6 +43,8 @@ type work struct {
 	now   int64  // the task's time, Unix milliseconds: never goes back
 	after uint64 // number of the last commit
 	out   []pipeline.Record
+	// elsewhere are records for topics that are not the pipeline's, named in full.
+	elsewhere []pipeline.Record
 
 	dropped, dead, parked Tally // for Counters, once it is committed
 }
@@ -306,6 +308,7 @@ func (w *worker) changelog(k *work, next state.Position) ([]pipeline.Record, err
 	for i := range records {
 		records[i].Topic = w.topic(records[i].Topic)
 	}
+	records = append(records, k.elsewhere...)
 	topic := w.topic("state." + w.task.name)
 	err := k.tx.Changelog(next, func(key, value []byte) {
 		records = append(records, pipeline.Record{Topic: topic, Partition: w.partition, Key: key, Value: value})
