@@ -24,8 +24,10 @@ const (
 	ProfileMerged  = "profile.merged"
 	ProfileSplit   = "profile.split"
 
-	IdentityMerge    = "identity.merge"    // for the table merges
-	IdentityOverride = "identity.override" // for the table overrides
+	// What happens to identifiers; for the tables alone.
+	IdentityMerge      = "identity.merge"      // for the table merges
+	IdentityOverride   = "identity.override"   // for the table overrides
+	IdentityIdentifier = "identity.identifier" // for the table identifiers
 
 	// How memberships go with a profile that is merged into another; for the tables alone.
 	SegmentCarried = "segment.carried" // the other profile has the membership now

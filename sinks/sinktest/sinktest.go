@@ -63,28 +63,40 @@ func Run(t *testing.T, start func(t *testing.T) Subject) {
 // writeMax is what the contract gives a Write.
 const writeMax = 5 * time.Second
 
-// outcomes mixes good messages with one that cannot be read and one that is for the tables alone.
+// internal are the messages for the tables alone, by the number of the record that they replace in outcomes.
+func internal() map[int]string {
+	return map[int]string{11: pipeline.SegmentCarried, 12: pipeline.SegmentPassed, 13: pipeline.IdentityMerge, 14: pipeline.IdentityOverride, 15: pipeline.IdentityIdentifier}
+}
+
+// outcomes mixes good messages, with and without a profile, with one that cannot be read and those for the tables alone.
 func outcomes(t *testing.T, s Subject) {
 	p := newPartition(t, s, 0)
 	sink := s.Open(t)
 	defer sink.Close()
 	records := Records(0, 0, 20)
 	records[7].Value = []byte(`{"type":`)
-	internal := Message(0, 11)
-	internal.Type = "segment.carried"
-	records[11].Value = internal.AppendJSON(nil)
+	for i, kind := range internal() {
+		m := Message(0, i)
+		m.Type = kind
+		records[i].Value = m.AppendJSON(nil)
+	}
+	for i, kind := range []string{pipeline.ProfileMerged, pipeline.ProfileSplit} {
+		m := Message(0, i)
+		m.Type, m.Data = kind, []byte(`{"profile_id":"x","into":"y","from":"z","rule":"merge","reason":"","message_id":"m"}`)
+		records[i].Value = m.AppendJSON(nil)
+	}
 
 	got := p.write(t, sink, attempts(records), true)
 	var want []pipeline.ID
 	for i, o := range got {
-		switch i {
-		case 7:
+		switch {
+		case i == 7:
 			if o.Kind != pipeline.Rejected || o.Code == "" || o.Reason == "" {
 				t.Errorf("outcome of the record that cannot be read is %+v, want rejected with code and reason", o)
 			}
-		case 11:
+		case internal()[i] != "":
 			if o.Kind != pipeline.Unchanged {
-				t.Errorf("outcome of the record for the tables alone is %+v, want unchanged", o)
+				t.Errorf("outcome of the record %s for the tables alone is %+v, want unchanged", internal()[i], o)
 			}
 		default:
 			want = append(want, Message(0, i).ID)
