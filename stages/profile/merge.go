@@ -63,12 +63,14 @@ func (a *aggregate) absorb(o *aggregate) {
 		}
 	case opUnique:
 		a.set.absorb(o.set)
+	case opSequence:
+		a.steps.absorb(o.steps)
 	}
 }
 
 func (a *aggregate) clone() aggregate {
 	c := *a
-	c.set, c.window = a.set.clone(), a.window.clone()
+	c.set, c.window, c.steps = a.set.clone(), a.window.clone(), a.steps.clone()
 	return c
 }
 

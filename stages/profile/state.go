@@ -59,6 +59,7 @@ type aggregate struct {
 	value  value     // first, latest
 	set    *distinct // unique
 	window *window   // with over; then nothing else is set
+	steps  *sequence // sequence
 }
 
 // insert is slices.Insert with room for three more, instead of twice the room: there are many profiles, and each grows
@@ -94,6 +95,9 @@ func (s *state) Size() int {
 		}
 		if a.window != nil {
 			n += a.window.size()
+		}
+		if a.steps != nil {
+			n += a.steps.size()
 		}
 	}
 	return n
@@ -206,6 +210,8 @@ func (a *aggregate) any() any {
 		return pipeline.Millis(a.number)
 	case opUnique:
 		return a.set.count()
+	case opSequence:
+		return a.steps.done
 	}
 	return a.value.any()
 }
