@@ -23,7 +23,8 @@ import (
 //	content   count: uvarint · sum: varint · avg: varint sum, uvarint count · min, max: 8 bytes, IEEE 754
 //	          minTime, maxTime: varint · first, latest: stamp, value
 //	          unique: byte 0, uvarint number, 8 bytes each, sorted; or byte 1 and 4096 registers of a byte
-//	          with over (op + 32): see window.append
+//	          with over (op + 32): see window.append · sequence, sessions, top, recent, union: see
+//	          append of sequence, sessions, list
 //
 // Layout of a delta, which is what one event says:
 //
@@ -36,6 +37,8 @@ import (
 //	          byte 'a', byte op, string name, and to fold: count: uvarint · sum, minTime, maxTime: varint ·
 //	            avg: varint, uvarint count · min, max: 8 bytes · first, latest: value · unique: 8 bytes, the hash
 //	            with over: varint over in milliseconds, then what it would be without
+//	            sequence: varint within in milliseconds, uvarint repeats, uvarint number of steps, uvarint: a bit for each that
+//	            this event is · sessions: varint gap in milliseconds · top, recent, union: string, a value
 const (
 	format = 1
 
@@ -93,6 +96,12 @@ func (s *state) Encode(dst []byte) []byte {
 			dst = appendValue(appendStamp(dst, a.at, &before), a.value)
 		case opUnique:
 			dst = a.set.append(dst)
+		case opSequence:
+			dst = a.steps.append(dst)
+		case opSessions:
+			dst = a.sessions.append(dst)
+		case opTop, opRecent, opUnion:
+			dst = a.list.append(dst, a.op)
 		}
 	}
 	return dst
@@ -235,6 +244,12 @@ func (a *aggregate) fold(at stamp, r *reader, first bool) error {
 			a.set = &distinct{}
 		}
 		a.set.add(r.fixed64())
+	case opSequence:
+		return a.foldSequence(at, r)
+	case opSessions:
+		return a.foldSessions(at, r)
+	case opTop, opRecent, opUnion:
+		a.list = a.list.add(a.op, listed{strings.Clone(r.string()), 1, at.ms}.only(a.op))
 	default:
 		return fmt.Errorf("fold profile delta: operation %d is not known to this build: upgrade it", a.op)
 	}
@@ -344,6 +359,12 @@ func (r *reader) aggregate(a *aggregate, before *stamp) {
 	case opUnique:
 		a.set = &distinct{}
 		r.distinct(a.set)
+	case opSequence:
+		a.steps = r.sequence()
+	case opSessions:
+		a.sessions = r.sessions()
+	case opTop, opRecent, opUnion:
+		a.list = r.list(a.op)
 	default:
 		r.bad = true
 	}

@@ -37,7 +37,12 @@ func (v *view) Value(name string) any {
 
 // aggregate is the content of an attribute now, nil if there is none; guess is where it may stand in the state.
 func (v *view) aggregate(attribute, guess int) *aggregate {
-	return v.plan.attributes[attribute].of(v.state, guess).in(v.now)
+	a := &v.plan.attributes[attribute]
+	x := a.of(v.state, guess).in(v.now)
+	if x != nil && x.list != nil {
+		x = &aggregate{op: x.op, shown: x.list.shown(x.op, a.n)}
+	}
+	return x
 }
 
 // of finds the content of an attribute in a state, nil if there is none.
@@ -111,7 +116,7 @@ func (v *view) AppendDocument(dst []byte, p *pipeline.Profile) []byte {
 	dst = v.appendTraits(dst)
 	dst = append(dst, `},"aggregates":{`...)
 	first, next := true, 0
-	for i := range v.plan.attributes {
+	for i := range v.plan.declared {
 		x := v.aggregate(i, next)
 		if x != nil {
 			next++
@@ -161,12 +166,12 @@ func (v *view) appendIdentifiers(dst []byte) []byte {
 	return dst
 }
 
-// appendTraits appends the traits and the declared texts, both sorted by name; of two with one name the declared one counts.
+// appendTraits appends the traits and the declared texts and lists, both sorted by name; of two with one name the declared one counts.
 func (v *view) appendTraits(dst []byte) []byte {
 	first := true
 	next := 0 // attribute
 	text := func(i int) *aggregate {
-		if x := v.aggregate(i, i); x != nil && !x.isNumber() && x.value.kind != kindNone {
+		if x := v.aggregate(i, i); x != nil && !x.isNumber() && (x.value.kind != kindNone || x.shown != nil) {
 			return x
 		}
 		return nil
@@ -174,7 +179,7 @@ func (v *view) appendTraits(dst []byte) []byte {
 	for i := range v.state.traits {
 		t := &v.state.traits[i]
 		shadowed := false
-		for ; next < len(v.plan.attributes) && v.plan.attributes[next].name <= t.name; next++ {
+		for ; next < v.plan.declared && v.plan.attributes[next].name <= t.name; next++ {
 			if x := text(next); x != nil {
 				name := v.plan.attributes[next].name
 				shadowed = name == t.name
@@ -185,7 +190,7 @@ func (v *view) appendTraits(dst []byte) []byte {
 			dst = t.value.appendJSON(appendKey(dst, t.name, &first))
 		}
 	}
-	for ; next < len(v.plan.attributes); next++ {
+	for ; next < v.plan.declared; next++ {
 		if x := text(next); x != nil {
 			dst = x.appendJSON(appendKey(dst, v.plan.attributes[next].name, &first))
 		}

@@ -63,12 +63,21 @@ func (a *aggregate) absorb(o *aggregate) {
 		}
 	case opUnique:
 		a.set.absorb(o.set)
+	case opSequence:
+		a.steps.absorb(o.steps)
+	case opSessions:
+		a.sessions.absorb(o.sessions)
+	case opTop, opRecent, opUnion:
+		for _, x := range o.list {
+			a.list = a.list.add(a.op, x)
+		}
 	}
 }
 
 func (a *aggregate) clone() aggregate {
 	c := *a
-	c.set, c.window = a.set.clone(), a.window.clone()
+	c.set, c.window, c.steps = a.set.clone(), a.window.clone(), a.steps.clone()
+	c.list, c.sessions = slices.Clone(a.list), a.sessions.clone()
 	return c
 }
 

@@ -48,6 +48,15 @@ func randomDelta(random *rand.Rand, i int) []byte {
 			d = binary.AppendVarint(d, random.Int64N(1000)-500)
 		}
 	}
+	for _, o := range []op{opTop, opRecent, opUnion} {
+		d = appendString(appendString(append(d, deltaAggregate, byte(o)), "list"), fmt.Sprint("value", random.IntN(300)))
+	}
+	d = binary.AppendVarint(appendString(append(d, deltaAggregate, byte(opSessions)), "sessions"), 3)
+	if random.IntN(100) == 0 { // rarely: a sequence keeps a hundred times per step
+		d = appendString(append(d, deltaAggregate, byte(opSequence)), "sequence")
+		d = binary.AppendUvarint(binary.AppendUvarint(binary.AppendVarint(d, 1), 0), 3)
+		d = binary.AppendUvarint(d, 1<<random.IntN(3))
+	}
 	return d
 }
 

@@ -107,6 +107,13 @@ func full(t testing.TB) *state {
 				d = binary.AppendVarint(d, int64(i))
 			}
 		}
+		d = appendString(append(d, deltaAggregate, byte(opSequence)), []string{"done", "open"}[i%2])
+		d = binary.AppendUvarint(binary.AppendUvarint(binary.AppendVarint(d, 5000), 0), 2)
+		d = binary.AppendUvarint(d, uint64(1+i%4/3))
+		for _, o := range []op{opTop, opRecent, opUnion} {
+			d = appendString(appendString(append(d, deltaAggregate, byte(o)), "list"), fmt.Sprint("value", i%8))
+		}
+		d = binary.AppendVarint(appendString(append(d, deltaAggregate, byte(opSessions)), "sessions"), 1500)
 		if err := s.Fold(d); err != nil {
 			t.Fatal(err)
 		}
