@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -21,6 +22,7 @@ type StageKind struct {
 	Code    byte     // first byte of its keys in the task's store; never changes
 	Summary string   // one line, for help and the reference
 	After   []string // names of the stages without which it would do nothing; they must stand before it
+	Around  []string // names of the stages that may stand before or after it, whatever the order of the kinds
 	Config  func() any
 	Build   func(config any, env *Env) (func() Stage, []Problem)
 }
@@ -68,6 +70,13 @@ type Env struct {
 	Attributes []Attribute // what the stages so far have declared
 	Segments   []string    // what the stage `segment` has declared
 	Stitching  bool        // the stage `identity` is there: profiles can merge and split
+	Scores     []string    // what the stage `score` has declared; each is an attribute, too
+	Required   []Required  // what stages need of the past, see Require
+	// Watched are the values at which somebody who reads a score wants it to be looked at, by the score's name: a segment may
+	// begin or end there.
+	Watched map[string][]float64
+	// Deltas are the changes of a score that some sink waits for, by the score's name.
+	Deltas map[string][]float64
 	// Horizon is how far back the resolve task must remember, set by dedup; the changelog of its state is kept that long.
 	Horizon time.Duration
 }
@@ -79,12 +88,32 @@ func (e *Env) Declare(name string, t AttributeType) (int, error) {
 			return 0, fmt.Errorf("%q is declared twice", name)
 		}
 	}
-	if len(e.Attributes) >= MaxAttributes-1 {
+	if len(e.Attributes)+len(e.Required) >= MaxAttributes-1 {
 		return 0, fmt.Errorf("more than %d attributes", MaxAttributes-1)
 	}
 	i := len(e.Attributes)
 	e.Attributes = append(e.Attributes, Attribute{Name: name, Type: t, Index: i})
 	return i, nil
+}
+
+// Watch asks for a look at a score when it passes a value.
+func (e *Env) Watch(score string, value float64) {
+	if e.Watched == nil {
+		e.Watched = map[string][]float64{}
+	}
+	if !slices.Contains(e.Watched[score], value) {
+		e.Watched[score] = append(e.Watched[score], value)
+	}
+}
+
+// Delta asks for a message when a score has changed by so much since the last message for that reason.
+func (e *Env) Delta(score string, by float64) {
+	if e.Deltas == nil {
+		e.Deltas = map[string][]float64{}
+	}
+	if !slices.Contains(e.Deltas[score], by) {
+		e.Deltas[score] = append(e.Deltas[score], by)
+	}
 }
 
 // Attribute finds a declared attribute by name.

@@ -26,6 +26,7 @@ const (
 
 	IdentityMerge    = "identity.merge"    // for the table merges
 	IdentityOverride = "identity.override" // for the table overrides
+	ScoreChanged     = "score.changed"
 
 	// How memberships go with a profile that is merged into another; for the tables alone.
 	SegmentCarried = "segment.carried" // the other profile has the membership now

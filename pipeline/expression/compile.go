@@ -19,7 +19,8 @@ type node struct {
 	typ      pipeline.AttributeType
 	eval     func(f *frame) any
 	constant bool
-	value    any // of a constant
+	value    any    // of a constant
+	name     string // of a variable
 }
 
 // frame is one evaluation.
@@ -33,8 +34,10 @@ type frame struct {
 type compiler struct {
 	scope Scope
 	names map[string]bool
-	nodes int
-	err   error // *Error
+	// borders are the constant numbers that a variable is compared with.
+	borders map[string][]float64
+	nodes   int
+	err     error // *Error
 }
 
 func (c *compiler) fail(at ast.Node, format string, args ...any) node {
@@ -236,6 +239,8 @@ func (c *compiler) order(n *ast.BinaryNode, l, r node) node {
 	if l.typ != r.typ && l.typ != pipeline.Any && r.typ != pipeline.Any {
 		return c.fail(n, "%s %s %s compares different types%s", describe(l.typ), n.Operator, describe(r.typ), convert(l.typ, r.typ))
 	}
+	c.border(l, r)
+	c.border(r, l)
 	op := operators[n.Operator]
 	if v, ok := r.value.(float64); ok && r.constant { // the usual case, kept short for the segments
 		return node{typ: pipeline.Bool, eval: func(f *frame) any {
@@ -247,6 +252,13 @@ func (c *compiler) order(n *ast.BinaryNode, l, r node) node {
 		order, ok := compare(l.eval(f), r.eval(f))
 		return ok && op.holds(order)
 	}}
+}
+
+// border notes that a variable is compared with a constant number.
+func (c *compiler) border(variable, other node) {
+	if v, ok := other.value.(float64); ok && other.constant && variable.name != "" && !slices.Contains(c.borders[variable.name], v) {
+		c.borders[variable.name] = append(c.borders[variable.name], v)
+	}
 }
 
 // timeConstant turns a constant text that is compared with a time into a time.

@@ -168,7 +168,9 @@ func (s *stage) aggregateChanges(b []byte, st, person *state, ev *pipeline.Event
 			return b, rej
 		}
 		if len(b) > length && isChange {
-			changed(ev, a.name)
+			if !a.hidden {
+				changed(ev, a.name)
+			}
 			ev.Inputs.Add(a.index)
 		}
 	}
@@ -192,6 +194,8 @@ func (s *stage) change(b []byte, a *attribute, old, seen *aggregate, at stamp) (
 		return binary.AppendVarint(a.header(b), x), seen.improvedBy(x), nil
 	case opFirst, opLatest:
 		return s.stampedChange(b, a, old, seen, at)
+	case opDecayed, opPurchases:
+		return s.pastChange(b, a, old)
 	}
 	e, has, rej := s.read(a)
 	if rej != nil || !has {

@@ -24,6 +24,7 @@ import (
 //	          minTime, maxTime: varint · first, latest: stamp, value
 //	          unique: byte 0, uvarint number, 8 bytes each, sorted; or byte 1 and 4096 registers of a byte
 //	          with over (op + 32): see window.append
+//	          what other stages need: see decayed and purchases
 //
 // Layout of a delta, which is what one event says:
 //
@@ -93,6 +94,8 @@ func (s *state) Encode(dst []byte) []byte {
 			dst = appendValue(appendStamp(dst, a.at, &before), a.value)
 		case opUnique:
 			dst = a.set.append(dst)
+		case opDecayed, opPurchases:
+			dst = a.past.append(dst)
 		}
 	}
 	return dst
@@ -235,6 +238,11 @@ func (a *aggregate) fold(at stamp, r *reader, first bool) error {
 			a.set = &distinct{}
 		}
 		a.set.add(r.fixed64())
+	case opDecayed, opPurchases:
+		if a.past == nil {
+			a.past = a.op.newPast()
+		}
+		a.past.fold(r)
 	default:
 		return fmt.Errorf("fold profile delta: operation %d is not known to this build: upgrade it", a.op)
 	}
@@ -344,6 +352,9 @@ func (r *reader) aggregate(a *aggregate, before *stamp) {
 	case opUnique:
 		a.set = &distinct{}
 		r.distinct(a.set)
+	case opDecayed, opPurchases:
+		a.past = a.op.newPast()
+		a.past.read(r)
 	default:
 		r.bad = true
 	}

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/millstream-io/millstream/pipeline"
@@ -73,6 +74,7 @@ type plan struct {
 	paths      map[string]pipeline.Path // by name, for conditions
 	reads      []pipeline.Path          // the different paths of attributes
 	windows    []int                    // the attributes with over
+	once       sync.Once                // for complete
 }
 
 // attribute is one compiled Attribute.
@@ -88,6 +90,9 @@ type attribute struct {
 	time   bool          // path is timestamp or received_at
 	event  string
 	where  *expression.Program // nil: always
+
+	hidden   bool  // a pipeline.Past: kept for other stages, and shown to nobody
+	halfLife int64 // of opDecayed, milliseconds
 }
 
 var validName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
@@ -130,8 +135,10 @@ func build(config any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Pro
 	if problems != nil {
 		return nil, problems
 	}
-	p.group()
-	return func() pipeline.Stage { return newStage(p) }, nil
+	return func() pipeline.Stage {
+		p.once.Do(func() { p.complete(env.Required) })
+		return newStage(p)
+	}, nil
 }
 
 // compile checks one attribute and reports everything that is wrong with it.

@@ -25,7 +25,11 @@ func (v *view) Value(name string) any {
 		return v.trait(key)
 	}
 	if i, ok := v.plan.byName[name]; ok {
-		return v.aggregate(i, i).any()
+		a := v.aggregate(i, i)
+		if a != nil && a.past != nil {
+			return a.past.value(&v.plan.attributes[i])
+		}
+		return a.any()
 	}
 	return nil
 }

@@ -63,12 +63,17 @@ func (a *aggregate) absorb(o *aggregate) {
 		}
 	case opUnique:
 		a.set.absorb(o.set)
+	case opDecayed, opPurchases:
+		a.past.absorb(o.past)
 	}
 }
 
 func (a *aggregate) clone() aggregate {
 	c := *a
 	c.set, c.window = a.set.clone(), a.window.clone()
+	if a.past != nil {
+		c.past = a.past.clone()
+	}
 	return c
 }
 

@@ -59,6 +59,7 @@ type aggregate struct {
 	value  value     // first, latest
 	set    *distinct // unique
 	window *window   // with over; then nothing else is set
+	past   past      // what other stages need
 }
 
 // insert is slices.Insert with room for three more, instead of twice the room: there are many profiles, and each grows
@@ -94,6 +95,9 @@ func (s *state) Size() int {
 		}
 		if a.window != nil {
 			n += a.window.size()
+		}
+		if a.past != nil {
+			n += a.past.size()
 		}
 	}
 	return n
@@ -214,6 +218,9 @@ func (a *aggregate) float() float64 { return math.Float64frombits(uint64(a.numbe
 
 // isNumber tells whether the value stands among the aggregates of the document; texts stand among the traits.
 func (a *aggregate) isNumber() bool {
+	if a.past != nil {
+		return false // it stands nowhere
+	}
 	if a.op == opFirst || a.op == opLatest {
 		return a.value.kind == kindNumber || a.value.kind == kindTime
 	}

@@ -90,6 +90,11 @@ func (p *plan) index(d definition, env *pipeline.Env) {
 			}
 		} else if a, ok := env.Attribute(input); ok {
 			p.readers[a.Index] = append(p.readers[a.Index], i)
+			if slices.Contains(env.Scores, input) { // it may pass a border by time alone
+				for _, border := range d.program.Borders(input) {
+					env.Watch(input, border)
+				}
+			}
 		}
 	}
 }

@@ -42,7 +42,7 @@ type stage struct {
 	turned   []int // scratch: of these, the ones to enter or exit
 	delta    []byte
 	document []byte
-	profile  pipeline.ProfileState
+	profile  *pipeline.Profile
 	vars     func(name string) any // reads profile
 }
 
@@ -99,7 +99,7 @@ func (s *stage) load(tx pipeline.Tx, profile pipeline.ID) (*membership, error) {
 // decide fills turned with the segments whose decision is another one now. A profile without events is in no segment.
 func (s *stage) decide(m *membership, carried []transition, ev *pipeline.Event, all bool) error {
 	s.picked, s.turned = s.pick(ev, all), s.turned[:0]
-	s.profile = ev.Profile.State
+	s.profile = ev.Profile
 	defer func() { s.profile = nil }()
 	for _, i := range s.picked {
 		d := &s.segments[i]
