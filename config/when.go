@@ -85,18 +85,19 @@ func (b *builder) changed(args []expression.Argument) (string, error) {
 		return "", errors.New("changed needs a name in quotes")
 	case slices.Contains(b.env.Scores, name):
 		return b.scoreChanged(name, args[1:])
-	case len(args) > 1:
-		return "", fmt.Errorf("changed(%q, delta) compares with the value before, which messages carry of scores alone: write changed(%q)", name, name)
 	}
-	if trait, ok := strings.CutPrefix(name, "traits."); ok && trait != "" {
-		return "changed(" + trait, nil
-	}
+	trait, isTrait := strings.CutPrefix(name, "traits.")
 	known := []string{"user_id", "email", "phone", "anonymous_id"}
 	for _, a := range b.env.Attributes {
 		known = append(known, a.Name)
 	}
-	if !slices.Contains(known, name) {
+	switch {
+	case !slices.Contains(known, name) && (!isTrait || trait == ""):
 		return "", fmt.Errorf("the profile has no %q (a trait is traits.%s)%s", name, name, suggest.DidYouMean(name, known))
+	case len(args) > 1:
+		return "", fmt.Errorf("changed(%q, delta) compares with the value before, which messages carry of scores alone: write changed(%q)", name, name)
+	case isTrait:
+		return "changed(" + trait, nil
 	}
 	return "changed(" + name, nil
 }

@@ -11,21 +11,25 @@ import (
 	"github.com/millstream-io/millstream/pipeline"
 )
 
-// changeBatch turns messages of `changes` into rows of profiles and segment_log. Messages of other types are for other
+// changeBatch turns messages of `changes` into rows of profiles, segment_log and scores. Messages of other types are for other
 // readers.
 type changeBatch struct {
 	profiles profileRows
 	segments segmentRows
+	scores   scoreRows
 }
 
 func newChangeBatch() *changeBatch {
 	b := new(changeBatch)
 	b.profiles.init()
 	b.segments.init()
+	b.scores.init()
 	return b
 }
 
-func (b *changeBatch) tables() []*rows { return []*rows{&b.profiles.rows, &b.segments.rows} }
+func (b *changeBatch) tables() []*rows {
+	return []*rows{&b.profiles.rows, &b.segments.rows, &b.scores.rows}
+}
 
 func (b *changeBatch) add(r *pipeline.Record) *pipeline.RejectError {
 	m, err := pipeline.ParseMessage(r.Key, r.Value)
@@ -38,6 +42,8 @@ func (b *changeBatch) add(r *pipeline.Record) *pipeline.RejectError {
 		return b.profiles.add(m, data, meta)
 	case pipeline.SegmentEntered, pipeline.SegmentExited, pipeline.SegmentCarried, pipeline.SegmentPassed:
 		return b.segments.add(m, data, meta)
+	case pipeline.ScoreChanged:
+		return b.scores.add(m, data, meta)
 	}
 	return nil
 }

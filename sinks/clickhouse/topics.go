@@ -79,7 +79,7 @@ func (s *Sink) noteOrigin(ctx context.Context, o origin) (before predecessors, e
 	o.turns = 0
 	if o.topic == "changes" {
 		var highest uint64
-		row := s.conn.QueryRow(ctx, "SELECT greatest((SELECT max(version) FROM "+s.table("profiles")+"), (SELECT max(sequence) FROM "+s.table("segment_log")+"))")
+		row := s.conn.QueryRow(ctx, "SELECT greatest((SELECT max(version) FROM "+s.table("profiles")+"), (SELECT max(sequence) FROM "+s.table("segment_log")+"), (SELECT max(sequence) FROM "+s.table("scores")+"))")
 		if err := row.Scan(&highest); err != nil {
 			return before, err
 		}
