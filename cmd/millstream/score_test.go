@@ -57,13 +57,13 @@ func purchases() (list []purchase) {
 	start := time.Date(2025, 1, 1, 9, 0, 0, 0, time.UTC)
 	for customer := range 400 {
 		at := start.Add(time.Duration(random.IntN(60*24)) * time.Hour)
-		typical := 500 + random.IntN(6000)
+		typical, leaves := 500+random.IntN(6000), []float64{0.05, 0.2, 0.6, 0.9}[customer%4]
 		for at.Before(start.Add(250 * 24 * time.Hour)) {
 			list = append(list, purchase{customer, at, typical/2 + random.IntN(typical)})
 			if random.IntN(5) == 0 {
 				list = append(list, purchase{customer, at.Add(time.Hour), 100})
 			}
-			if random.IntN(3) == 0 {
+			if random.Float64() < leaves {
 				break
 			}
 			at = at.Add(time.Duration(random.ExpFloat64() * float64(customer%9+1) * 5 * 24 * float64(time.Hour)))
