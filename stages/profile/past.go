@@ -42,7 +42,7 @@ func (o op) newPast() past {
 // complete adds what the stages after this one need. It is called once, when all stages are built.
 func (p *plan) complete(required []pipeline.Required) {
 	for _, r := range required {
-		a := attribute{name: r.Name(), index: r.Index, op: opDecayed, event: r.Event, hidden: true, halfLife: r.HalfLife.Milliseconds()}
+		a := attribute{name: r.Name(), key: r.Name(), index: r.Index, op: opDecayed, event: r.Event, hidden: true, halfLife: r.HalfLife.Milliseconds()}
 		if r.HalfLife == 0 {
 			a.op = opPurchases
 		}
