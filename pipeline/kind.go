@@ -68,10 +68,10 @@ type Env struct {
 	Pipeline   string
 	Identities *Identities
 	Attributes []Attribute // what the stages so far have declared
+	Hidden     []Hidden    // what stages after `profile` have required of it
 	Segments   []string    // what the stage `segment` has declared
 	Stitching  bool        // the stage `identity` is there: profiles can merge and split
 	Scores     []string    // what the stage `score` has declared; each is an attribute, too
-	Required   []Required  // what stages need of the past, see Require
 	// Watched are the values at which somebody who reads a score wants it to be looked at, by the score's name: a segment may
 	// begin or end there.
 	Watched map[string][]float64
@@ -88,7 +88,7 @@ func (e *Env) Declare(name string, t AttributeType) (int, error) {
 			return 0, fmt.Errorf("%q is declared twice", name)
 		}
 	}
-	if len(e.Attributes)+len(e.Required) >= MaxAttributes-1 {
+	if len(e.Attributes)+len(e.Hidden) >= MaxAttributes-1 {
 		return 0, fmt.Errorf("more than %d attributes", MaxAttributes-1)
 	}
 	i := len(e.Attributes)
@@ -114,6 +114,49 @@ func (e *Env) Delta(score string, by float64) {
 	if !slices.Contains(e.Deltas[score], by) {
 		e.Deltas[score] = append(e.Deltas[score], by)
 	}
+}
+
+// Hidden is an aggregate over the track events of a person that a stage after `profile` needs and no user has declared. The
+// stage `profile` keeps it like its own, and shows it in no document. ProfileState.Value has it by Attribute.Name.
+type Hidden struct {
+	Attribute
+	// Events are names of track events. One: the value is the time of the latest of them. Several: whether they happened in
+	// this order, with at most Within from the first to the last.
+	Events []string
+	Within time.Duration
+	// Past, if set, asks for that instead.
+	Past Past
+}
+
+// Require asks the stage `profile` for a hidden aggregate; the same one is kept once. It is known to the stage when the first
+// instance is made, so stages after it in the YAML can require.
+func (e *Env) Require(events []string, within time.Duration) (Attribute, error) {
+	h := Hidden{Events: events, Within: within}
+	if len(events) == 1 {
+		h.Name, h.Type = fmt.Sprintf("latest %q", events[0]), Time
+	} else {
+		h.Name, h.Type = fmt.Sprintf("sequence %q within %s", events, Duration(within)), Bool
+	}
+	return e.require(h)
+}
+
+// RequirePast asks the stage `profile` for a part of the past; ProfileState.Value has a Decayed or Purchases under its name.
+func (e *Env) RequirePast(p Past) (Attribute, error) {
+	return e.require(Hidden{Attribute: Attribute{Name: p.name()}, Past: p})
+}
+
+func (e *Env) require(h Hidden) (Attribute, error) {
+	for i := range e.Hidden {
+		if e.Hidden[i].Name == h.Name {
+			return e.Hidden[i].Attribute, nil
+		}
+	}
+	if len(e.Attributes)+len(e.Hidden) >= MaxAttributes-1 {
+		return Attribute{}, fmt.Errorf("more than %d attributes, with those that conditions and scores need", MaxAttributes-1)
+	}
+	h.Index = TraitsIndex - 1 - len(e.Hidden)
+	e.Hidden = append(e.Hidden, h)
+	return h.Attribute, nil
 }
 
 // Attribute finds a declared attribute by name.

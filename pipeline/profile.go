@@ -7,7 +7,7 @@ import "time"
 type Profile struct {
 	ID      ID
 	Turn    uint64 // offset of the last finished turn of regrouping, 0 if there was none
-	Version uint64 // updates so far: grows by one with each event that changed something
+	Version uint64 // updates and transitions so far: grows with each event or due time that changed something, within a turn
 	Created bool   // this event made the profile
 	Empty   bool   // it has no event any more, all have gone to other profiles: it is in no segment and has no score
 	State   ProfileState
@@ -54,7 +54,7 @@ const (
 type Attribute struct {
 	Name  string
 	Type  AttributeType
-	Index int // position among the declared attributes, 0 … MaxAttributes-2
+	Index int // position among the declared attributes, from 0; hidden ones count down from MaxAttributes-2
 }
 
 // MaxAttributes bounds the declared attributes of one pipeline. The last index stands for all undeclared traits.

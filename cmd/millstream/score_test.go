@@ -58,7 +58,7 @@ func purchases() (list []purchase) {
 	for customer := range 400 {
 		at := start.Add(time.Duration(random.IntN(60*24)) * time.Hour)
 		typical, leaves := 500+random.IntN(6000), []float64{0.05, 0.2, 0.6, 0.9}[customer%4]
-		for at.Before(start.Add(250 * 24 * time.Hour)) {
+		for at.Before(start.Add(245 * 24 * time.Hour)) {
 			list = append(list, purchase{customer, at, typical/2 + random.IntN(typical)})
 			if random.IntN(5) == 0 {
 				list = append(list, purchase{customer, at.Add(time.Hour), 100})

@@ -185,8 +185,8 @@ func (s *people) build() {
 	config := map[string]any{
 		"identity": &identity.Config{IDs: ids},
 		"profile":  &profile.Config{"events": {Count: "events"}, "orders": {Count: "events", Event: "Order"}, "total": {Sum: "properties.value"}},
-		"segment": &segment.Config{"never_bought": "orders == 0", "buyer": "orders > 0", "third_order": "orders >= 3",
-			"looks_only": "events >= 3 and orders == 0", "spends": "total >= 100"},
+		"segment": &segment.Config{"never_bought": {Expression: "orders == 0"}, "buyer": {Expression: "orders > 0"}, "third_order": {Expression: "orders >= 3"},
+			"looks_only": {Expression: "events >= 3 and orders == 0"}, "spends": {Expression: "total >= 100"}},
 	}
 	for _, k := range []pipeline.StageKind{clean.Kind, identity.Kind, profile.Kind, segment.Kind} {
 		c := k.Config()

@@ -25,10 +25,16 @@ func (c *compiler) function(name string) (Function, bool) {
 var clock = regexp.MustCompile(`^(now|today|age|ago|since|(days|hours|minutes|seconds)_?(since|ago))$`)
 
 func (c *compiler) unknownFunction(at ast.Node, name string) node {
+	if clock.MatchString(strings.ToLower(name)) && c.scope.Clock {
+		return c.fail(at, "there is no function %s: days_since(x) is how many days have passed since a time", name)
+	}
 	if clock.MatchString(strings.ToLower(name)) {
 		return c.fail(at, "there is no function %s, since there is no clock here: compare with another time, a - b > 86400 (seconds), or a fixed one, a > \"2026-03-01\"", name)
 	}
 	known := slices.Sorted(maps.Keys(c.scope.Functions))
+	if c.scope.Clock {
+		known = append(known, "days_since")
+	}
 	known = append(known, slices.Sorted(maps.Keys(functions()))...)
 	return c.fail(at, "there is no function %s%s", name, suggest.DidYouMean(name, append(known, "coalesce")))
 }
@@ -47,6 +53,9 @@ func (c *compiler) call(n *ast.CallNode) node {
 	}
 	name := callee.Value
 	fn, ok := c.function(name)
+	if !ok && name == "days_since" && c.scope.Clock {
+		return c.daysSince(n, args)
+	}
 	if !ok && name == "coalesce" { // its type depends on its arguments
 		return c.coalesce(n, args)
 	}

@@ -20,6 +20,7 @@ type node struct {
 	eval     func(f *frame) any
 	constant bool
 	value    any    // of a constant
+	crossing int    // of a call of days_since: its number in compiler.crossings, from 1
 	name     string // of a variable
 }
 
@@ -34,10 +35,14 @@ type frame struct {
 type compiler struct {
 	scope Scope
 	names map[string]bool
+	nodes int
+	err   error // *Error
+
+	crossings []crossing
+	one       bool // the comparison in hand has one call of days_since
+
 	// borders are the constant numbers that a variable is compared with.
 	borders map[string][]float64
-	nodes   int
-	err     error // *Error
 }
 
 func (c *compiler) fail(at ast.Node, format string, args ...any) node {
@@ -131,6 +136,7 @@ func (c *compiler) binary(n *ast.BinaryNode) node {
 	if n.Operator == ".." || n.Operator == "**" || n.Operator == "^" {
 		return c.fail(n, "the operator %s is not part of this language", n.Operator)
 	}
+	crossings := len(c.crossings)
 	l := c.compile(n.Left)
 	var r node
 	if items, ok := n.Right.(*ast.ArrayNode); ok && n.Operator == "in" {
@@ -157,6 +163,7 @@ func (c *compiler) binary(n *ast.BinaryNode) node {
 	if n.Operator == "matches" {
 		return c.matches(n, l, r)
 	}
+	c.one = len(c.crossings) == crossings+1
 	return c.comparison(n, l, r)
 }
 
@@ -239,6 +246,7 @@ func (c *compiler) order(n *ast.BinaryNode, l, r node) node {
 	if l.typ != r.typ && l.typ != pipeline.Any && r.typ != pipeline.Any {
 		return c.fail(n, "%s %s %s compares different types%s", describe(l.typ), n.Operator, describe(r.typ), convert(l.typ, r.typ))
 	}
+	c.crosses(n.Operator, l, r)
 	c.border(l, r)
 	c.border(r, l)
 	op := operators[n.Operator]

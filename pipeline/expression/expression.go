@@ -12,9 +12,11 @@
 //   - Arithmetic (+ - * / %) with a missing value, a division by zero or a result that is not finite is missing.
 //   - has(x) tells whether x is there; coalesce(a, b, …) and a ?? b give the first that is there.
 //   - Time - Time is seconds. A time compares with a constant text such as "2026-03-01" or "2026-03-01T10:00:00Z" (UTC).
+//   - days_since(x) is how many days of 24 hours have passed since a time, where the scope has a clock; x may be a text such as
+//     "2026-03-01".
 //   - A name must be in the Scope, a mistake of types that shows before the first event is an error of Compile.
 //
-// There are no loops, no clock and no side effects; size is bounded (maxSource, maxNodes, maxText), so an evaluation is
+// There are no loops and no side effects, and the only clock is the time that the caller gives; size is bounded (maxSource, maxNodes, maxText), so an evaluation is
 // bounded too, and gives the same bits in every run.
 package expression
 
@@ -38,6 +40,8 @@ type Scope struct {
 	Names map[string]pipeline.AttributeType
 	// Roots are open namespaces, such as "properties": all members exist and are Any.
 	Roots []string
+	// Clock says that Vars has the time of the evaluation under Now, so that days_since can be used.
+	Clock bool
 	// Functions are known besides the built-in ones, and shadow them.
 	Functions map[string]Function
 }
@@ -82,9 +86,10 @@ func (e *Error) Error() string { return fmt.Sprintf("character %d: %s", e.Column
 
 // Program is a compiled expression. It is immutable and safe for concurrent use.
 type Program struct {
-	root    node
-	names   []string
-	borders map[string][]float64
+	root      node
+	names     []string
+	crossings []crossing
+	borders   map[string][]float64
 }
 
 // Compile checks and compiles an expression. The error is always an *Error.
@@ -98,7 +103,7 @@ func Compile(source string, scope Scope) (*Program, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	p := &Program{root: root, borders: c.borders}
+	p := &Program{root: root, crossings: c.crossings, borders: c.borders}
 	for n := range c.names {
 		p.names = append(p.names, n)
 	}

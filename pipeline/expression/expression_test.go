@@ -373,3 +373,82 @@ func BenchmarkSegment(b *testing.B) {
 		}
 	}
 }
+
+// TestNext: between now and the time that Next gives, and from there to the next one, the value is the same at every
+// millisecond; at that time it may be another one, and with a constant it is.
+func TestNext(t *testing.T) {
+	since := time.Date(2026, 1, 1, 10, 0, 0, 123_000_000, time.UTC)
+	vars := func(now time.Time) expression.Vars {
+		return func(name string) any {
+			switch name {
+			case expression.Now:
+				return now
+			case "seen":
+				return since
+			case "n":
+				return 2.5
+			case "traits.day":
+				return "2026-01-02"
+			}
+			return nil
+		}
+	}
+	scope := expression.Scope{Names: map[string]pipeline.AttributeType{"seen": pipeline.Time, "never": pipeline.Time, "n": pipeline.Number, "m": pipeline.Number}, Roots: []string{"traits"}, Clock: true}
+	for source, changes := range map[string]int{
+		"days_since(seen) > 30": 1, "days_since(seen) >= 0.1": 1, "days_since(seen) < 1 / 3": 1, "days_since(seen) > n": 1, "days_since(seen) > m": 0, "days_since(seen) > days_since(traits.day)": -1, "days_since(seen) <= 0.7": 1, "30 < days_since(seen)": 1,
+		"days_since(seen) == 2": 2, "days_since(seen) != 2": 2, "2 < days_since(seen) <= 3": 2, "not (0.123456789 > days_since(seen))": 1,
+		"days_since(traits.day) > -0.5 and days_since(seen) < 7.7": 2, "days_since(never) > 3": 0, "days_since(traits.none) > 3": 0,
+		"days_since(seen) > 1e9": 0, "days_since(seen) % 2 < 1": -1, "has(days_since(seen))": -1, "n > 3": 0,
+	} {
+		p, err := expression.CompileBool(source, scope)
+		if err != nil {
+			t.Errorf("%s: %v", source, err)
+			continue
+		}
+		value := func(now time.Time) bool {
+			v, err := p.Bool(vars(now))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+		now, turns := since, 0
+		for now.Before(since.Add(45 * 24 * time.Hour)) {
+			next := p.Next(vars(now), now)
+			if next.IsZero() {
+				break
+			}
+			if !next.After(now) {
+				t.Fatalf("%s: after %s comes %s", source, now, next)
+			}
+			if changes >= 0 && value(next) == value(next.Add(-time.Millisecond)) {
+				t.Errorf("%s: nothing changes at %s", source, next)
+			}
+			if changes >= 0 && value(now) != value(next.Add(-time.Millisecond)) {
+				t.Errorf("%s: something changes before %s", source, next)
+			}
+			turns++
+			now = next
+		}
+		if changes >= 0 && turns != changes || changes < 0 && turns < 40 {
+			t.Errorf("%s changes %d times", source, turns)
+		}
+		if p.UsesClock() != strings.Contains(source, "days_since") {
+			t.Errorf("%s: whether it uses the clock", source)
+		}
+	}
+	for source, message := range map[string]string{
+		"days_since(n) > 1": "days_since needs a time here, not a number", "days_since() > 1": "days_since needs 1 argument, it has 0",
+		"day_since(seen) > 1": `there is no function day_since, did you mean "days_since"?`, "now() > seen": "there is no function now: days_since(x) is how many days have passed since a time",
+	} {
+		if _, err := expression.CompileBool(source, scope); err == nil || !strings.Contains(err.Error(), message) {
+			t.Errorf("%s: %v, want %s", source, err, message)
+		}
+	}
+	if _, err := expression.CompileBool("days_since(seen) > 1", expression.Scope{Names: scope.Names}); err == nil {
+		t.Error("days_since without a clock is accepted")
+	}
+	if expression.Days(time.Hour) != "0.041666666666666664" {
+		t.Error(expression.Days(time.Hour))
+	}
+}

@@ -196,6 +196,8 @@ func (s *stage) change(b []byte, a *attribute, old, seen *aggregate, at stamp) (
 		return s.stampedChange(b, a, old, seen, at)
 	case opDecayed, opPurchases:
 		return s.pastChange(b, a, old)
+	case opSequence:
+		return s.sequenceChange(b, a, old, seen, at)
 	}
 	e, has, rej := s.read(a)
 	if rej != nil || !has {

@@ -25,6 +25,7 @@ import (
 //	          unique: byte 0, uvarint number, 8 bytes each, sorted; or byte 1 and 4096 registers of a byte
 //	          with over (op + 32): see window.append
 //	          what other stages need: see decayed and purchases
+//	          with over (op + 32): see window.append · sequence: see sequence.append
 //
 // Layout of a delta, which is what one event says:
 //
@@ -37,6 +38,8 @@ import (
 //	          byte 'a', byte op, string name, and to fold: count: uvarint · sum, minTime, maxTime: varint ·
 //	            avg: varint, uvarint count · min, max: 8 bytes · first, latest: value · unique: 8 bytes, the hash
 //	            with over: varint over in milliseconds, then what it would be without
+//	            sequence: varint within in milliseconds, uvarint repeats, uvarint number of steps, uvarint: a bit for each that
+//	            this event is
 const (
 	format = 1
 
@@ -96,6 +99,8 @@ func (s *state) Encode(dst []byte) []byte {
 			dst = a.set.append(dst)
 		case opDecayed, opPurchases:
 			dst = a.past.append(dst)
+		case opSequence:
+			dst = a.steps.append(dst)
 		}
 	}
 	return dst
@@ -243,6 +248,8 @@ func (a *aggregate) fold(at stamp, r *reader, first bool) error {
 			a.past = a.op.newPast()
 		}
 		a.past.fold(r)
+	case opSequence:
+		return a.foldSequence(at, r)
 	default:
 		return fmt.Errorf("fold profile delta: operation %d is not known to this build: upgrade it", a.op)
 	}
@@ -355,6 +362,8 @@ func (r *reader) aggregate(a *aggregate, before *stamp) {
 	case opDecayed, opPurchases:
 		a.past = a.op.newPast()
 		a.past.read(r)
+	case opSequence:
+		a.steps = r.sequence()
 	default:
 		r.bad = true
 	}

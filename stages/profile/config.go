@@ -50,6 +50,9 @@ const (
 	opLatest  op = 9
 	opUnique  op = 10
 
+	// What only other stages ask for.
+	opSequence op = 11
+
 	// opOver is added to the number of one that looks at a sliding window.
 	opOver op = 32
 )
@@ -67,14 +70,14 @@ const maxUnique = 32
 
 // plan is the compiled configuration, shared by all partitions.
 type plan struct {
-	attributes []attribute              // in the order of their names
+	attributes []attribute              // the declared ones in the order of their names, then the hidden ones
+	declared   int                      // how many are declared
 	byName     map[string]int           // index in attributes
 	byEvent    map[string][]*attribute  // what to look at for track events of that name
 	always     []*attribute             // what to look at for all others
 	paths      map[string]pipeline.Path // by name, for conditions
 	reads      []pipeline.Path          // the different paths of attributes
 	windows    []int                    // the attributes with over
-	once       sync.Once                // for complete
 }
 
 // attribute is one compiled Attribute.
@@ -91,8 +94,10 @@ type attribute struct {
 	event  string
 	where  *expression.Program // nil: always
 
-	hidden   bool  // a pipeline.Past: kept for other stages, and shown to nobody
-	halfLife int64 // of opDecayed, milliseconds
+	hidden   bool     // not in documents
+	steps    []string // opSequence: names of events
+	within   int64    // opSequence: milliseconds
+	halfLife int64    // opDecayed: milliseconds
 }
 
 var validName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
@@ -135,10 +140,31 @@ func build(config any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Pro
 	if problems != nil {
 		return nil, problems
 	}
+	p.declared = len(p.attributes)
+	var once sync.Once // partitions start at the same time
 	return func() pipeline.Stage {
-		p.once.Do(func() { p.complete(env.Required) })
+		once.Do(func() {
+			for i := range env.Hidden {
+				p.hide(&env.Hidden[i])
+			}
+			p.group()
+		})
 		return newStage(p)
 	}, nil
+}
+
+// hide adds an aggregate that another stage requires.
+func (p *plan) hide(h *pipeline.Hidden) {
+	a := attribute{name: h.Name, key: h.Name, index: h.Index, hidden: true}
+	if h.Past != (pipeline.Past{}) {
+		p.remember(&a, h.Past)
+	} else if len(h.Events) == 1 {
+		a.op, a.event = opMaxTime, h.Events[0]
+	} else {
+		a.op, a.steps, a.within = opSequence, h.Events, h.Within.Milliseconds()
+	}
+	p.byName[h.Name] = len(p.attributes)
+	p.attributes = append(p.attributes, a)
 }
 
 // compile checks one attribute and reports everything that is wrong with it.
@@ -264,21 +290,30 @@ func reserved(name string) bool {
 // group makes the lists that Process walks. Only what an event can change is looked at.
 func (p *plan) group() {
 	for i := range p.attributes {
-		if e := p.attributes[i].event; e != "" {
+		for _, e := range p.attributes[i].events() {
 			p.byEvent[e] = nil
 		}
 	}
 	for i := range p.attributes {
 		a := &p.attributes[i]
-		if a.event == "" {
+		events := a.events()
+		if events == nil {
 			p.always = append(p.always, a)
 		}
 		for e := range p.byEvent {
-			if a.event == "" || a.event == e {
+			if events == nil || slices.Contains(events, e) {
 				p.byEvent[e] = append(p.byEvent[e], a)
 			}
 		}
 	}
+}
+
+// events are the names of the track events that the attribute looks at; nil: all events.
+func (a *attribute) events() []string {
+	if a.event != "" {
+		return []string{a.event}
+	}
+	return a.steps
 }
 
 // concerned returns the attributes whose event condition the event meets.

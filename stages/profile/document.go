@@ -110,7 +110,7 @@ func (v *view) AppendDocument(dst []byte, p *pipeline.Profile) []byte {
 	dst = v.appendTraits(dst)
 	dst = append(dst, `},"aggregates":{`...)
 	first, next := true, 0
-	for i := range v.plan.attributes {
+	for i := range v.plan.declared {
 		x := v.aggregate(i, next)
 		if x != nil {
 			next++
@@ -173,7 +173,7 @@ func (v *view) appendTraits(dst []byte) []byte {
 	for i := range v.state.traits {
 		t := &v.state.traits[i]
 		shadowed := false
-		for ; next < len(v.plan.attributes) && v.plan.attributes[next].name <= t.name; next++ {
+		for ; next < v.plan.declared && v.plan.attributes[next].name <= t.name; next++ {
 			if x := text(next); x != nil {
 				name := v.plan.attributes[next].name
 				shadowed = name == t.name
@@ -184,7 +184,7 @@ func (v *view) appendTraits(dst []byte) []byte {
 			dst = t.value.appendJSON(appendKey(dst, t.name, &first))
 		}
 	}
-	for ; next < len(v.plan.attributes); next++ {
+	for ; next < v.plan.declared; next++ {
 		if x := text(next); x != nil {
 			dst = x.appendJSON(appendKey(dst, v.plan.attributes[next].name, &first))
 		}

@@ -65,12 +65,14 @@ func (a *aggregate) absorb(o *aggregate) {
 		a.set.absorb(o.set)
 	case opDecayed, opPurchases:
 		a.past.absorb(o.past)
+	case opSequence:
+		a.steps.absorb(o.steps)
 	}
 }
 
 func (a *aggregate) clone() aggregate {
 	c := *a
-	c.set, c.window = a.set.clone(), a.window.clone()
+	c.set, c.window, c.steps = a.set.clone(), a.window.clone(), a.steps.clone()
 	if a.past != nil {
 		c.past = a.past.clone()
 	}

@@ -48,6 +48,11 @@ func randomDelta(random *rand.Rand, i int) []byte {
 			d = binary.AppendVarint(d, random.Int64N(1000)-500)
 		}
 	}
+	if random.IntN(100) == 0 { // rarely: a sequence keeps a hundred times per step
+		d = appendString(append(d, deltaAggregate, byte(opSequence)), "sequence")
+		d = binary.AppendUvarint(binary.AppendUvarint(binary.AppendVarint(d, 1), 0), 3)
+		d = binary.AppendUvarint(d, 1<<random.IntN(3))
+	}
 	return d
 }
 

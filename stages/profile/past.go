@@ -39,29 +39,21 @@ func (o op) newPast() past {
 	return &purchases{}
 }
 
-// complete adds what the stages after this one need. It is called once, when all stages are built.
-func (p *plan) complete(required []pipeline.Required) {
-	for _, r := range required {
-		a := attribute{name: r.Name(), key: r.Name(), index: r.Index, op: opDecayed, event: r.Event, hidden: true, halfLife: r.HalfLife.Milliseconds()}
-		if r.HalfLife == 0 {
-			a.op = opPurchases
-		}
-		if r.Revenue != "" {
-			a.path, _ = pipeline.ParsePath(r.Revenue) // the stage that asks has checked it
-			a.traits = strings.HasPrefix(r.Revenue, "traits.")
-			if a.read = slices.Index(p.reads, a.path); a.read < 0 {
-				a.read = len(p.reads)
-				p.reads = append(p.reads, a.path)
-			}
-		}
-		p.attributes = append(p.attributes, a)
+// remember adds a part of the past that another stage requires.
+func (p *plan) remember(a *attribute, past pipeline.Past) {
+	a.op, a.event, a.halfLife = opDecayed, past.Event, past.HalfLife.Milliseconds()
+	if past.HalfLife == 0 {
+		a.op = opPurchases
 	}
-	slices.SortFunc(p.attributes, func(a, b attribute) int { return strings.Compare(a.name, b.name) })
-	for i := range p.attributes {
-		p.byName[p.attributes[i].name] = i
+	if past.Revenue == "" {
+		return
 	}
-	p.always, p.byEvent = nil, map[string][]*attribute{}
-	p.group()
+	a.path, _ = pipeline.ParsePath(past.Revenue) // the stage that asks has checked it
+	a.traits = strings.HasPrefix(past.Revenue, "traits.")
+	if a.read = slices.Index(p.reads, a.path); a.read < 0 {
+		a.read = len(p.reads)
+		p.reads = append(p.reads, a.path)
+	}
 }
 
 // pastChange is change for these.

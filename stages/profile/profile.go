@@ -138,15 +138,15 @@ func (s *stage) evaluate(ev *pipeline.Event, person *state, fragments []pipeline
 	}
 	s.attach(ev, person, fragments, false)
 	if regrouped {
-		ev.Changed = s.names(person)
+		ev.Changed = s.names(person, ev.ReceivedAt.UnixMilli())
 		for i := range ev.Inputs {
 			ev.Inputs[i] = math.MaxUint64
 		}
 	}
 }
 
-// names are the types of identifiers, the traits and the attributes that the state holds, sorted.
-func (s *stage) names(st *state) []string {
+// names are the types of identifiers, the traits and the attributes that the state holds now, sorted.
+func (s *stage) names(st *state, now int64) []string {
 	names := make([]string, 0, len(st.identifiers)+len(st.traits)+len(s.attributes))
 	for i := range st.identifiers {
 		names = append(names, st.identifiers[i].typ)
@@ -156,8 +156,8 @@ func (s *stage) names(st *state) []string {
 			names = append(names, st.traits[i].name)
 		}
 	}
-	v := view{plan: s.plan, state: st}
-	for i := range s.attributes {
+	v := view{plan: s.plan, state: st, now: now}
+	for i := range s.declared {
 		if v.aggregate(i, i).any() != nil {
 			names = append(names, s.attributes[i].name)
 		}

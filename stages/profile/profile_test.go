@@ -107,6 +107,9 @@ func full(t testing.TB) *state {
 				d = binary.AppendVarint(d, int64(i))
 			}
 		}
+		d = appendString(append(d, deltaAggregate, byte(opSequence)), []string{"done", "open"}[i%2])
+		d = binary.AppendUvarint(binary.AppendUvarint(binary.AppendVarint(d, 5000), 0), 2)
+		d = binary.AppendUvarint(d, uint64(1+i%4/3))
 		if err := s.Fold(d); err != nil {
 			t.Fatal(err)
 		}

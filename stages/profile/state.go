@@ -60,6 +60,7 @@ type aggregate struct {
 	set    *distinct // unique
 	window *window   // with over; then nothing else is set
 	past   past      // what other stages need
+	steps  *sequence // sequence
 }
 
 // insert is slices.Insert with room for three more, instead of twice the room: there are many profiles, and each grows
@@ -98,6 +99,9 @@ func (s *state) Size() int {
 		}
 		if a.past != nil {
 			n += a.past.size()
+		}
+		if a.steps != nil {
+			n += a.steps.size()
 		}
 	}
 	return n
@@ -210,6 +214,8 @@ func (a *aggregate) any() any {
 		return pipeline.Millis(a.number)
 	case opUnique:
 		return a.set.count()
+	case opSequence:
+		return a.steps.done
 	}
 	return a.value.any()
 }

@@ -90,6 +90,7 @@ type definition struct {
 	index    int    // as an attribute
 	model    model
 	eligible *expression.Program   // nil: everybody is
+	clocks   []*expression.Program // those that time alone can change
 	reads    pipeline.AttributeSet // what it is made of
 	// readsSegments says that it is made of segments, too, of which nothing tells whether they changed.
 	readsSegments bool
@@ -152,7 +153,7 @@ func (p *plan) complete(env *pipeline.Env) {
 
 // scope is what expressions of scores may read: attributes and traits, and segments if their stage stands before this one.
 func scope(env *pipeline.Env) expression.Scope {
-	s := expression.Scope{Names: map[string]pipeline.AttributeType{}, Roots: []string{"traits"}}
+	s := expression.Scope{Names: map[string]pipeline.AttributeType{}, Roots: []string{"traits"}, Clock: true}
 	for _, a := range env.Attributes {
 		s.Names[a.Name] = a.Type
 	}
@@ -285,13 +286,13 @@ func (b *builder) points(c Score, d *definition) model {
 
 // require asks for a part of the past, and returns its name.
 func (b *builder) require(p pipeline.Past, d *definition) string {
-	index, err := b.env.Require(p)
+	a, err := b.env.RequirePast(p)
 	if err != nil {
 		b.problem("", "%s", err)
 		return ""
 	}
-	d.reads.Add(index)
-	return p.Name()
+	d.reads.Add(a.Index)
+	return a.Name
 }
 
 func (b *builder) purchases(c Score, d *definition) string {
@@ -374,6 +375,9 @@ func (b *builder) expression(key, source string, d *definition, compile func(str
 			last.Column, last.Message = e.Column, e.Message
 		}
 		return nil
+	}
+	if program.UsesClock() {
+		d.clocks = append(d.clocks, program)
 	}
 	for _, name := range program.Names() {
 		if name == segments {

@@ -198,21 +198,24 @@ func (m *rfm) reaches(p *pipeline.Profile, now time.Time, target float64, _ dire
 	return time.Time{}, false
 }
 
-// formula is the value of an expression. It does not change by itself.
+// formula is the value of an expression. With days_since it changes by itself, see definition.wake.
 type formula struct{ program *expression.Program }
 
-// variables reads names of the scope in a profile.
-func variables(p *pipeline.Profile) expression.Vars {
+// variables reads names of the scope in a profile at a time.
+func variables(p *pipeline.Profile, at time.Time) expression.Vars {
 	return func(name string) any {
-		if name == segments {
+		switch name {
+		case expression.Now:
+			return at
+		case segments:
 			return p.Segments
 		}
 		return p.State.Value(name)
 	}
 }
 
-func (m *formula) value(p *pipeline.Profile, _ time.Time) (float64, bool, error) {
-	v, err := m.program.Value(variables(p))
+func (m *formula) value(p *pipeline.Profile, at time.Time) (float64, bool, error) {
+	v, err := m.program.Value(variables(p, at))
 	f, ok := v.(float64)
 	return f, ok, err
 }
@@ -225,7 +228,7 @@ func (m *formula) explain(p *pipeline.Profile, at time.Time) (map[string]float64
 		return nil, nil, err
 	}
 	reasons, features := map[string]float64{}, map[string]string{}
-	vars := variables(p)
+	vars := variables(p, at)
 	for _, name := range m.program.Names() {
 		input := vars(name)
 		if input == nil {

@@ -54,6 +54,8 @@ type change struct {
 
 // Process evaluates the scores, sets ev.Profile.Scores, lets the other stages look at the event, and then tells what changed:
 // so the profile in a message has the segments of now. An event without a profile passes.
+//
+// What is told counts in ev.Profile.Version, since time can change the scores of a profile and nothing else of it.
 func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, emit pipeline.Emit) error {
 	p := ev.Profile
 	if p == nil {
@@ -65,6 +67,7 @@ func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, e
 	}
 	t := folded.(*told)
 	p.Scores = make(map[string]float64, len(s.scores))
+	p.Version += t.number
 	s.changes, s.delta = s.changes[:0], append(s.delta[:0], format)
 	for i := range s.scores {
 		d := &s.scores[i]
@@ -99,6 +102,7 @@ func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, e
 			s.delta = appendString(append(s.delta, deltaForget), t.scores[i].name)
 		}
 	}
+	p.Version += uint64(len(s.changes))
 	if len(s.delta) > 1 {
 		if _, err := tx.Merge(p.ID[:], newTold, s.delta); err != nil {
 			return fmt.Errorf("update the scores of a profile, partition %d, offset %d: %w", ev.Partition, ev.Offset, err)
@@ -130,7 +134,7 @@ func (d *definition) evaluate(p *pipeline.Profile, at time.Time) (float64, bool,
 		return 0, false, nil
 	}
 	if d.eligible != nil {
-		is, err := d.eligible.Bool(variables(p))
+		is, err := d.eligible.Bool(variables(p, at))
 		if err != nil {
 			return 0, false, pipeline.Reject("score_failed", "the condition eligible of score %s cannot be evaluated", d.name)
 		}
@@ -204,16 +208,24 @@ func (d *definition) after(c *change, last decision) decision {
 // patience is the shortest time after which a score that sinks by itself is looked at for a delta. Thresholds are exact.
 const patience = time.Hour
 
-// wake is when the score passes a threshold, or has changed by a delta, if no event comes before; zero: never.
-func (d *definition) wake(p *pipeline.Profile, value float64, ok bool, last decision, now time.Time) time.Time {
+// wake is when the score passes a threshold, or has changed by a delta, or one of its expressions changes by the clock, if no
+// event comes before; zero: never.
+func (d *definition) wake(p *pipeline.Profile, value float64, ok bool, last decision, now time.Time) (first time.Time) {
+	if p.Empty {
+		return first
+	}
+	for _, program := range d.clocks {
+		if at := program.Next(variables(p, now), now); !at.IsZero() && (first.IsZero() || at.Before(first)) {
+			first = at
+		}
+	}
 	dir := direction(0)
 	if ok {
 		dir = d.model.direction(value)
 	}
 	if dir == 0 {
-		return time.Time{}
+		return first
 	}
-	var first time.Time
 	earliest := func(target float64, notBefore time.Time) {
 		at, reached := d.model.reaches(p, now, target, dir)
 		if !reached {

@@ -20,9 +20,9 @@ func BenchmarkProcess(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			config := Config{"hot_1": "a0 >= 3 and a1 > 500", "hot_2": "a0 > 1000000"}
+			config := Config{"hot_1": {Expression: "a0 >= 3 and a1 > 500"}, "hot_2": {Expression: "a0 > 1000000"}}
 			for i := range segments - 2 {
-				config["cold_"+strconv.Itoa(i)] = fmt.Sprintf("a%d > %d and traits.plan == \"pro\"", 1+i%49, i)
+				config["cold_"+strconv.Itoa(i)] = Condition{Expression: fmt.Sprintf("a%d > %d and traits.plan == \"pro\"", 1+i%49, i)}
 			}
 			newStage, problems := Kind.Build(&config, env)
 			if problems != nil {

@@ -1,7 +1,6 @@
 package segment
 
 import (
-	"errors"
 	"hash/fnv"
 	"regexp"
 	"slices"
@@ -18,9 +17,10 @@ const maxSegments = 10_000
 type plan struct {
 	segments     []definition // in the order of their names
 	byName       map[string]int
-	readers      [][]int          // by attribute index: segments that read it
-	traitReaders map[string][]int // by the name of a trait: segments that read it
-	definitions  uint64           // hash of all names and versions
+	readers      [pipeline.MaxAttributes][]int // by attribute index: segments that read it
+	clocks       []int                         // segments that time alone can change
+	traitReaders map[string][]int              // by the name of a trait: segments that read it
+	definitions  uint64                        // hash of all names and versions
 }
 
 // definition is one compiled segment.
@@ -34,8 +34,8 @@ var validName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 
 func build(config any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Problem) {
 	c := *config.(*Config)
-	p := &plan{byName: map[string]int{}, traitReaders: map[string][]int{}, readers: make([][]int, len(env.Attributes))}
-	scope := expression.Scope{Names: map[string]pipeline.AttributeType{}, Roots: []string{"traits"}}
+	p := &plan{byName: map[string]int{}, traitReaders: map[string][]int{}}
+	scope := expression.Scope{Names: map[string]pipeline.AttributeType{}, Roots: []string{"traits"}, Clock: true}
 	for _, a := range env.Attributes {
 		scope.Names[a.Name] = a.Type
 	}
@@ -53,16 +53,10 @@ func build(config any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Pro
 		if !validName.MatchString(name) {
 			problems = append(problems, pipeline.Problemf([]string{name}, "%q is not a name: use small letters, digits and underscores, a letter first, at most 64", name))
 		}
-		program, err := expression.CompileBool(c[name], scope)
-		if err != nil {
-			problem := pipeline.Problemf([]string{name}, "%s", err)
-			if e := (*expression.Error)(nil); errors.As(err, &e) {
-				problem.Column, problem.Message = e.Column, e.Message
-			}
-			problems = append(problems, problem)
+		d, wrong := c[name].compile(name, scope, env)
+		if problems = append(problems, wrong...); wrong != nil {
 			continue
 		}
-		d := definition{name: name, version: versionOf(c[name]), program: program}
 		p.index(d, env)
 		all.Write([]byte(name))
 		all.Write([]byte{0, byte(d.version >> 24), byte(d.version >> 16), byte(d.version >> 8), byte(d.version)})
@@ -80,6 +74,9 @@ func (p *plan) index(d definition, env *pipeline.Env) {
 	i := len(p.segments)
 	p.byName[d.name] = i
 	p.segments = append(p.segments, d)
+	if d.program.UsesClock() {
+		p.clocks = append(p.clocks, i)
+	}
 	for _, input := range d.program.Names() {
 		if trait, ok := strings.CutPrefix(input, "traits."); ok {
 			// A nested part is found under the key at the top, and a key with dots also under its own name.
@@ -88,8 +85,8 @@ func (p *plan) index(d definition, env *pipeline.Env) {
 					p.traitReaders[key] = append(readers, i)
 				}
 			}
-		} else if a, ok := env.Attribute(input); ok {
-			p.readers[a.Index] = append(p.readers[a.Index], i)
+		} else if at, ok := indexOf(env, input); ok {
+			p.readers[at] = append(p.readers[at], i)
 			if slices.Contains(env.Scores, input) { // it may pass a border by time alone
 				for _, border := range d.program.Borders(input) {
 					env.Watch(input, border)
@@ -97,6 +94,17 @@ func (p *plan) index(d definition, env *pipeline.Env) {
 			}
 		}
 	}
+}
+
+// indexOf is the index of a declared or hidden attribute.
+func indexOf(env *pipeline.Env, name string) (int, bool) {
+	for i := range env.Hidden {
+		if env.Hidden[i].Name == name {
+			return env.Hidden[i].Index, true
+		}
+	}
+	a, ok := env.Attribute(name)
+	return a.Index, ok
 }
 
 // traitKeys are the names of traits that the path may mean.

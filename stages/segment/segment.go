@@ -11,10 +11,12 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/tidwall/gjson"
 
 	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/pipeline/expression"
 )
 
 // Kind describes the stage.
@@ -29,9 +31,9 @@ var Kind = pipeline.StageKind{
 }
 
 // Config of the stage: segments by name, each a condition over attributes and traits, such as
-// `vip: orders_90d >= 3 and traits.plan == "pro"`. A name is a word of small letters, digits and underscores that starts with
+// `vip: orders_90d >= 3 and traits.plan == "pro"`, or over what somebody did: see Condition. A name is a word of small letters, digits and underscores that starts with
 // a letter, at most 64 long.
-type Config map[string]string
+type Config map[string]Condition
 
 // stage serves one partition.
 type stage struct {
@@ -43,17 +45,25 @@ type stage struct {
 	delta    []byte
 	document []byte
 	profile  *pipeline.Profile
-	vars     func(name string) any // reads profile
+	now      time.Time
+	vars     func(name string) any // reads profile and now
 }
 
 func newStage(p *plan) *stage {
 	s := &stage{plan: p, marks: make([]uint32, len(p.segments))}
-	s.vars = func(name string) any { return s.profile.Value(name) }
+	s.vars = func(name string) any {
+		if name == expression.Now {
+			return s.now
+		}
+		return s.profile.Value(name)
+	}
 	return s
 }
 
 // Process evaluates the segments that the event concerns, sets ev.Profile.Segments and emits a message per transition. An
 // event without a profile passes.
+//
+// Transitions count in ev.Profile.Version, since time can change the segments of a profile and nothing else of it.
 func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, emit pipeline.Emit) error {
 	p := ev.Profile
 	if p == nil {
@@ -63,13 +73,15 @@ func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, e
 	if err != nil {
 		return fmt.Errorf("partition %d, offset %d: %w", ev.Partition, ev.Offset, err)
 	}
-	all := m.definitions != s.definitions || ev.Type == pipeline.TypeEvaluate || len(m.brought) > 0
+	all := m.definitions != s.definitions || ev.Type == pipeline.TypeEvaluate && ev.Cause != pipeline.CauseTimer || len(m.brought) > 0
 	carried := s.carried(m, ev)
 	if err := s.decide(m, carried, ev, all); err != nil {
 		return err
 	}
+	s.wake(ev, emit)
 	if len(s.turned) == 0 && m.definitions == s.definitions && len(m.brought) == 0 {
 		p.Segments = m.names
+		p.Version += m.number
 		return emit.Event(ev)
 	}
 	transitions := s.transitions(m, carried, ev)
@@ -77,7 +89,9 @@ func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, e
 	if err != nil {
 		return fmt.Errorf("update the segments of a profile, partition %d, offset %d: %w", ev.Partition, ev.Offset, err)
 	}
-	p.Segments = folded.(*membership).names
+	m = folded.(*membership)
+	p.Segments = m.names
+	p.Version += m.number
 	s.document = s.document[:0]
 	if len(s.turned) > 0 {
 		s.document = p.AppendJSON(s.document)
@@ -99,7 +113,7 @@ func (s *stage) load(tx pipeline.Tx, profile pipeline.ID) (*membership, error) {
 // decide fills turned with the segments whose decision is another one now. A profile without events is in no segment.
 func (s *stage) decide(m *membership, carried []transition, ev *pipeline.Event, all bool) error {
 	s.picked, s.turned = s.pick(ev, all), s.turned[:0]
-	s.profile = ev.Profile
+	s.profile, s.now = ev.Profile, ev.ReceivedAt
 	defer func() { s.profile = nil }()
 	for _, i := range s.picked {
 		d := &s.segments[i]
@@ -117,7 +131,26 @@ func (s *stage) decide(m *membership, carried []transition, ev *pipeline.Event, 
 	return nil
 }
 
-// pick returns the segments to evaluate, in the order of their names: those with an input that the event changed, or all.
+// wake asks for an evaluation when time alone may change a segment.
+func (s *stage) wake(ev *pipeline.Event, emit pipeline.Emit) {
+	if ev.Profile.Empty {
+		return
+	}
+	var next time.Time
+	s.profile = ev.Profile
+	defer func() { s.profile = nil }()
+	for _, i := range s.clocks {
+		if at := s.segments[i].program.Next(s.vars, ev.ReceivedAt); !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	if !next.IsZero() {
+		emit.Wake(next)
+	}
+}
+
+// pick returns the segments to evaluate, in the order of their names: those with an input that the event changed, at a due
+// time also those that look at the clock, or all.
 func (s *stage) pick(ev *pipeline.Event, all bool) []int {
 	picked := s.picked[:0]
 	if all {
@@ -139,8 +172,11 @@ func (s *stage) pick(ev *pipeline.Event, all bool) []int {
 			}
 		}
 	}
+	if ev.Cause == pipeline.CauseTimer {
+		add(s.clocks)
+	}
 	for i, readers := range s.readers {
-		if ev.Inputs.Has(i) {
+		if readers != nil && ev.Inputs.Has(i) {
 			add(readers)
 		}
 	}

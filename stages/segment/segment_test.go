@@ -17,9 +17,10 @@ func TestOnlyReadersAreEvaluated(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	config := Config{"both": `a1 > 0 and a2 > 0`, "trait": `traits.plan == "x"`, "nested": `traits.address.city == "x"`, "dotted": `traits["a.b"] == 1`, "constant": "1 == 1"}
+	config := Config{"both": {Expression: `a1 > 0 and a2 > 0`}, "trait": {Expression: `traits.plan == "x"`},
+		"nested": {Expression: `traits.address.city == "x"`}, "dotted": {Expression: `traits["a.b"] == 1`}, "constant": {Expression: "1 == 1"}}
 	for i := range 10_000 - len(config) {
-		config[fmt.Sprint("s", i)] = fmt.Sprintf("a%d > %d", 3+i%97, i)
+		config[fmt.Sprint("s", i)] = Condition{Expression: fmt.Sprintf("a%d > %d", 3+i%97, i)}
 	}
 	newStage, problems := Kind.Build(&config, env)
 	if problems != nil {

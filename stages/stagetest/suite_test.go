@@ -22,6 +22,9 @@ const (
     plan:          {latest: traits.plan}
     seen:          {max: timestamp}
     seen_first:    {min: timestamp}
+    orders_2h:     {count: events, event: Order Completed, over: 2h}
+    spent_3h:      {sum: properties.revenue, over: 3h}
+    products_1h:   {unique: properties.sku, over: 1h}
 `
 	segmentYAML = `- segment:
     buyers:  orders >= 2
@@ -30,6 +33,10 @@ const (
     york:    traits.address.city == "York"
     adults:  traits.age >= 18 and not (traits.age >= 65)
     recent:  seen > "2026-03-01T12:00:00Z"
+    busy:    orders_2h >= 2 and spent_3h > 50
+    quiet:   days_since(seen) > 0.05
+    undone:  {did: Product Added, then_not: Order Completed, within: 20m}
+    funnel:  {did: [Product Viewed, Product Added, Order Completed], within: 3h}
 `
 	scoreYAML = `- score:
     engagement: {points: {Product Viewed: 3, Order Completed: 20}, half_life: 2h, min_delta: 10, cross: [30]}
