@@ -17,10 +17,20 @@ type lifetime struct {
 
 // history is the profile's history at a time, false before the first purchase.
 func (l *lifetime) history(p *pipeline.Profile, at time.Time) (clv.History, bool) {
-	b, ok := p.State.Value(l.past).(pipeline.Purchases)
+	b, ok := l.purchases(p)
 	if !ok {
 		return clv.History{}, false
 	}
+	return l.of(&b, at), true
+}
+
+func (l *lifetime) purchases(p *pipeline.Profile) (pipeline.Purchases, bool) {
+	b, ok := p.State.Value(l.past).(pipeline.Purchases)
+	return b, ok
+}
+
+// of is the history that purchases make at a time.
+func (l *lifetime) of(b *pipeline.Purchases, at time.Time) clv.History {
 	h := clv.History{X: math.Max(b.Days-1, 0)}
 	since := func(t time.Time) float64 { return math.Max(float64(t.Sub(b.First))/float64(l.unit), 0) }
 	if h.X > 0 {
@@ -28,7 +38,7 @@ func (l *lifetime) history(p *pipeline.Profile, at time.Time) (clv.History, bool
 		h.M = (b.Total - b.Opening) / h.X
 	}
 	h.T = math.Max(since(at), h.TX) // an event may be up to five minutes ahead of the clock
-	return h, true
+	return h
 }
 
 func historyFeatures(h clv.History) map[string]string {
@@ -62,17 +72,15 @@ func (m *alive) direction(float64) direction { return sinks }
 
 // reaches solves P(alive) = θ for T.
 func (m *alive) reaches(p *pipeline.Profile, now time.Time, target float64, dir direction) (time.Time, bool) {
-	h, ok := m.history(p, now)
+	b, ok := m.purchases(p)
+	h := m.of(&b, now)
 	if !ok || h.X == 0 || target <= 0 {
 		return time.Time{}, false
 	}
 	odds := (1/target - 1) * (m.model.B + h.X - 1) / m.model.A
 	t := (m.model.Alpha+h.TX)*math.Pow(odds, 1/(m.model.R+h.X)) - m.model.Alpha
 	guess := float64(now.UnixMilli()) + (t-h.T)*float64(m.unit.Milliseconds())
-	return pass(func(at time.Time) float64 {
-		v, _, _ := m.value(p, at)
-		return v
-	}, now, target, dir, guess)
+	return pass(func(at time.Time) float64 { return m.model.Alive(m.of(&b, at)) }, now, target, dir, guess)
 }
 
 // worth is what somebody is expected to spend within the horizon.
@@ -107,11 +115,12 @@ func (m *worth) explain(p *pipeline.Profile, at time.Time) (map[string]float64, 
 func (m *worth) direction(float64) direction { return sinks }
 
 func (m *worth) reaches(p *pipeline.Profile, now time.Time, target float64, dir direction) (time.Time, bool) {
-	if target <= 0 {
+	b, ok := m.purchases(p)
+	if !ok || target <= 0 {
 		return time.Time{}, false
 	}
 	return pass(func(at time.Time) float64 {
-		v, _, _ := m.value(p, at)
-		return v
+		purchases, mean := m.factors(m.of(&b, at))
+		return purchases * mean
 	}, now, target, dir, math.NaN())
 }

@@ -45,7 +45,7 @@ func pass(value func(at time.Time) float64, now time.Time, target float64, dir d
 	if !passed(high) {
 		return time.Time{}, false
 	}
-	const slack = 1000
+	const slack = 16
 	if a := guess - slack; a > float64(low) && a < float64(high) && !passed(int64(a)) {
 		low = int64(a)
 	}
@@ -75,7 +75,8 @@ func (m *points) value(p *pipeline.Profile, at time.Time) (float64, bool, error)
 	total, any := 0.0, false
 	for i := range m.events {
 		if d, ok := p.State.Value(m.events[i].past).(pipeline.Decayed); ok {
-			total, any = total+m.events[i].weight*d.Value(at), true
+			d.Count *= m.events[i].weight
+			total, any = total+d.Value(at), true
 		}
 	}
 	return total, any, nil
@@ -105,20 +106,26 @@ func (m *points) direction(value float64) direction {
 
 // reaches: the sum decays as a whole, so it is at θ after half-life · log2(S/θ).
 func (m *points) reaches(p *pipeline.Profile, now time.Time, target float64, dir direction) (time.Time, bool) {
-	s, halfLife := 0.0, time.Duration(0)
-	for i := range m.events {
-		if d, ok := p.State.Value(m.events[i].past).(pipeline.Decayed); ok {
-			s, halfLife = s+m.events[i].weight*d.Value(now), d.HalfLife
+	parts := make([]pipeline.Decayed, 0, len(m.events)) // read once, with their weights
+	for _, e := range m.events {
+		if d, ok := p.State.Value(e.past).(pipeline.Decayed); ok {
+			d.Count *= e.weight
+			parts = append(parts, d)
 		}
 	}
-	if s/target < 1 || target == 0 { // of the other sign, or beyond it already
+	value := func(at time.Time) float64 {
+		total := 0.0
+		for i := range parts {
+			total += parts[i].Value(at)
+		}
+		return total
+	}
+	s := value(now)
+	if len(parts) == 0 || s/target < 1 || target == 0 { // of the other sign, or beyond it already
 		return time.Time{}, false
 	}
-	ahead := math.Log2(s/target) * float64(halfLife.Milliseconds())
-	return pass(func(at time.Time) float64 {
-		v, _, _ := m.value(p, at)
-		return v
-	}, now, target, dir, float64(now.UnixMilli())+ahead)
+	ahead := math.Log2(s/target) * float64(parts[0].HalfLife.Milliseconds())
+	return pass(value, now, target, dir, float64(now.UnixMilli())+ahead)
 }
 
 // rfm is up to three digits: the classes of recency, frequency and money.
