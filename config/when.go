@@ -157,6 +157,9 @@ func (b *builder) reader(name string) func(*reading) any {
 		if v == nil { // texts stand among the traits
 			v = scalarOf(child(r.person().Get("traits"), name))
 		}
+		if a.Type == expression.List {
+			return listOf(child(r.person().Get("traits"), name))
+		}
 		if seconds, ok := v.(float64); ok && a.Type == pipeline.Time {
 			return pipeline.Millis(int64(math.Round(seconds * 1000)))
 		}
@@ -240,6 +243,18 @@ func child(v gjson.Result, key string) (found gjson.Result) {
 }
 
 // scalarOf is a JSON value for an expression; objects and lists are their JSON text.
+// listOf is a list of texts, nil if there is none.
+func listOf(v gjson.Result) any {
+	if !v.IsArray() {
+		return nil
+	}
+	texts := []string{}
+	for _, item := range v.Array() {
+		texts = append(texts, item.String())
+	}
+	return texts
+}
+
 func scalarOf(v gjson.Result) any {
 	switch v.Type {
 	case gjson.String:

@@ -311,7 +311,9 @@ func tags(config any) []string {
 	if typ.Kind() == reflect.Struct {
 		for i := range typ.NumField() {
 			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("yaml"), ",")
-			keys = append(keys, name)
+			if name != "-" { // another form of the value
+				keys = append(keys, name)
+			}
 		}
 	}
 	return keys

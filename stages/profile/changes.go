@@ -198,6 +198,10 @@ func (s *stage) change(b []byte, a *attribute, old, seen *aggregate, at stamp) (
 		return s.pastChange(b, a, old)
 	case opSequence:
 		return s.sequenceChange(b, a, old, seen, at)
+	case opSessions:
+		return s.sessionsChange(b, a, old, seen, at)
+	case opTop, opRecent, opUnion:
+		return s.listChange(b, a, old, seen, at)
 	}
 	e, has, rej := s.read(a)
 	if rej != nil || !has {

@@ -23,9 +23,9 @@ import (
 //	content   count: uvarint · sum: varint · avg: varint sum, uvarint count · min, max: 8 bytes, IEEE 754
 //	          minTime, maxTime: varint · first, latest: stamp, value
 //	          unique: byte 0, uvarint number, 8 bytes each, sorted; or byte 1 and 4096 registers of a byte
-//	          with over (op + 32): see window.append
-//	          what other stages need: see decayed and purchases
-//	          with over (op + 32): see window.append · sequence: see sequence.append
+//	          with over (op + 32): see window.append · sequence, sessions, top, recent, union: see
+//	          append of sequence, sessions, list
+//	          what scores need: see decayed and purchases
 //
 // Layout of a delta, which is what one event says:
 //
@@ -39,7 +39,7 @@ import (
 //	            avg: varint, uvarint count · min, max: 8 bytes · first, latest: value · unique: 8 bytes, the hash
 //	            with over: varint over in milliseconds, then what it would be without
 //	            sequence: varint within in milliseconds, uvarint repeats, uvarint number of steps, uvarint: a bit for each that
-//	            this event is
+//	            this event is · sessions: varint gap in milliseconds · top, recent, union: string, a value
 const (
 	format = 1
 
@@ -101,6 +101,10 @@ func (s *state) Encode(dst []byte) []byte {
 			dst = a.past.append(dst)
 		case opSequence:
 			dst = a.steps.append(dst)
+		case opSessions:
+			dst = a.sessions.append(dst)
+		case opTop, opRecent, opUnion:
+			dst = a.list.append(dst, a.op)
 		}
 	}
 	return dst
@@ -250,6 +254,10 @@ func (a *aggregate) fold(at stamp, r *reader, first bool) error {
 		a.past.fold(r)
 	case opSequence:
 		return a.foldSequence(at, r)
+	case opSessions:
+		return a.foldSessions(at, r)
+	case opTop, opRecent, opUnion:
+		a.list = a.list.add(a.op, listed{strings.Clone(r.string()), 1, at.ms}.only(a.op))
 	default:
 		return fmt.Errorf("fold profile delta: operation %d is not known to this build: upgrade it", a.op)
 	}
@@ -364,6 +372,10 @@ func (r *reader) aggregate(a *aggregate, before *stamp) {
 		a.past.read(r)
 	case opSequence:
 		a.steps = r.sequence()
+	case opSessions:
+		a.sessions = r.sessions()
+	case opTop, opRecent, opUnion:
+		a.list = r.list(a.op)
 	default:
 		r.bad = true
 	}

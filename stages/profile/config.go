@@ -16,7 +16,7 @@ import (
 // letters, digits and underscores that starts with a letter, at most 64 long.
 type Config map[string]Attribute
 
-// Attribute is one aggregate over the events of a person: exactly one of the first eight keys, and conditions.
+// Attribute is one aggregate over the events of a person: exactly one of the first twelve keys, and conditions.
 //
 // Paths are those of pipeline.ParsePath: properties.x, traits.x, context.x or a field such as timestamp. A value that is
 // absent or null says nothing, and counts nowhere; null under traits deletes in `latest`.
@@ -29,7 +29,13 @@ type Attribute struct {
 	First  string `yaml:"first,omitempty"`  // path: the value of the earliest event
 	Latest string `yaml:"latest,omitempty"` // path: the value of the latest event
 	Unique string `yaml:"unique,omitempty"` // path: how many different values, exact up to 1,000, then within 2 %
+	Top    string `yaml:"top,omitempty"`    // path: the most frequent values
+	Recent string `yaml:"recent,omitempty"` // path: the different values of the latest events, latest first
+	Union  string `yaml:"union,omitempty"`  // path: all values there ever were, up to 100
+	// Sessions is how many stretches of events there were; two events further apart than this are in two of them.
+	Sessions pipeline.Duration `yaml:"sessions,omitempty"`
 
+	N     int               `yaml:"n,omitempty"`     // top, recent: how many values, 5 unless set, at most 50
 	Over  pipeline.Duration `yaml:"over,omitempty"`  // count, sum, avg, min, max, unique: only events of the last so long
 	Event string            `yaml:"event,omitempty"` // only track events of that name
 	Where string            `yaml:"where,omitempty"` // only events for which this expression over the event is true
@@ -50,8 +56,11 @@ const (
 	opLatest  op = 9
 	opUnique  op = 10
 
-	// What only other stages ask for.
-	opSequence op = 11
+	opSequence op = 11 // what only other stages ask for
+	opTop      op = 12
+	opRecent   op = 13
+	opUnion    op = 14
+	opSessions op = 15
 
 	// opOver is added to the number of one that looks at a sliding window.
 	opOver op = 32
@@ -96,7 +105,8 @@ type attribute struct {
 
 	hidden   bool     // not in documents
 	steps    []string // opSequence: names of events
-	within   int64    // opSequence: milliseconds
+	within   int64    // opSequence, opSessions: milliseconds
+	n        int      // opTop, opRecent: how many values are seen
 	halfLife int64    // opDecayed: milliseconds
 }
 
@@ -184,12 +194,14 @@ func (p *plan) compile(name string, c Attribute) (a attribute, problems []pipeli
 	}
 	kinds := c.kinds()
 	if len(kinds) != 1 {
-		problem("", "needs exactly one of count, sum, avg, min, max, first, latest, unique, it has %d", len(kinds))
+		problem("", "needs exactly one of count, sum, avg, min, max, first, latest, unique, top, recent, union, sessions, it has %d", len(kinds))
 		return a, problems
 	}
 	kind := kinds[0]
 	a.op = kind.op
-	if kind.op == opCount {
+	if kind.op == opSessions {
+		a.within, a.key = time.Duration(c.Sessions).Milliseconds(), name+" gap "+c.Sessions.String()
+	} else if kind.op == opCount {
 		if kind.path != "events" {
 			problem("count", "counts events: write count: events, and say which with event and where")
 		}
@@ -209,13 +221,20 @@ func (p *plan) compile(name string, c Attribute) (a attribute, problems []pipeli
 			a.op = opMinTime
 		case opMax:
 			a.op = opMaxTime
-		case opSum, opAvg, opUnique:
+		case opSum, opAvg, opUnique, opTop, opRecent, opUnion:
 			problem(kind.key, "%s is a time: use min, max, first or latest", kind.path)
 		}
 	}
+	if a.n = c.N; c.N != 0 && a.op != opTop && a.op != opRecent {
+		problem("n", "goes with top and recent, not with %s", kind.key)
+	} else if c.N < 0 || c.N > maxRecent {
+		problem("n", "is %d, it must be 1 to %d", c.N, maxRecent)
+	} else if c.N == 0 {
+		a.n = 5
+	}
 	if c.Over > 0 {
 		switch a.op {
-		case opFirst, opLatest:
+		case opFirst, opLatest, opTop, opRecent, opUnion, opSessions:
 			problem("over", "goes with count, sum, avg, min, max and unique, not with %s", kind.key)
 		}
 		a.op, a.over, a.key = a.op|opOver, time.Duration(c.Over).Milliseconds(), name+" over "+c.Over.String()
@@ -236,7 +255,7 @@ func (p *plan) compile(name string, c Attribute) (a attribute, problems []pipeli
 	return a, problems
 }
 
-// kind is one of the eight keys that is set.
+// kind is one of the twelve keys that is set.
 type kind struct {
 	key, path string
 	op        op
@@ -245,11 +264,15 @@ type kind struct {
 func (c Attribute) kinds() (set []kind) {
 	for _, k := range []kind{
 		{"count", c.Count, opCount}, {"sum", c.Sum, opSum}, {"avg", c.Avg, opAvg}, {"min", c.Min, opMin}, {"max", c.Max, opMax},
-		{"first", c.First, opFirst}, {"latest", c.Latest, opLatest}, {"unique", c.Unique, opUnique},
+		{"first", c.First, opFirst}, {"latest", c.Latest, opLatest}, {"unique", c.Unique, opUnique}, {"top", c.Top, opTop},
+		{"recent", c.Recent, opRecent}, {"union", c.Union, opUnion},
 	} {
 		if k.path != "" {
 			set = append(set, k)
 		}
+	}
+	if c.Sessions != 0 {
+		set = append(set, kind{key: "sessions", op: opSessions})
 	}
 	return set
 }
@@ -339,6 +362,8 @@ func (a *attribute) valueType() pipeline.AttributeType {
 			return pipeline.Text
 		}
 		return pipeline.Any
+	case opTop, opRecent, opUnion:
+		return expression.List
 	}
 	return pipeline.Number
 }

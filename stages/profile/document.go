@@ -36,7 +36,12 @@ func (v *view) Value(name string) any {
 
 // aggregate is the content of an attribute now, nil if there is none; guess is where it may stand in the state.
 func (v *view) aggregate(attribute, guess int) *aggregate {
-	return v.plan.attributes[attribute].of(v.state, guess).in(v.now)
+	a := &v.plan.attributes[attribute]
+	x := a.of(v.state, guess).in(v.now)
+	if x != nil && x.list != nil {
+		x = &aggregate{op: x.op, shown: x.list.shown(x.op, a.n)}
+	}
+	return x
 }
 
 // of finds the content of an attribute in a state, nil if there is none.
@@ -160,12 +165,12 @@ func (v *view) appendIdentifiers(dst []byte) []byte {
 	return dst
 }
 
-// appendTraits appends the traits and the declared texts, both sorted by name; of two with one name the declared one counts.
+// appendTraits appends the traits and the declared texts and lists, both sorted by name; of two with one name the declared one counts.
 func (v *view) appendTraits(dst []byte) []byte {
 	first := true
 	next := 0 // attribute
 	text := func(i int) *aggregate {
-		if x := v.aggregate(i, i); x != nil && !x.isNumber() && x.value.kind != kindNone {
+		if x := v.aggregate(i, i); x != nil && !x.isNumber() && (x.value.kind != kindNone || x.shown != nil) {
 			return x
 		}
 		return nil

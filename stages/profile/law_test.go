@@ -2,12 +2,15 @@ package profile_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/big"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +35,10 @@ const lawYAML = `- clean: {}
     skus:     {unique: properties.sku}
     since:    {min: timestamp}
     until:    {max: timestamp}
+    top_skus: {top: properties.sku, n: 3}
+    recent:   {recent: properties.sku, n: 4, where: 'properties.currency == "GBP"'}
+    money:    {union: properties.currency}
+    sessions: {sessions: 90m}
 `
 
 // order is one event of the tests here; all arrive at the same time, so any order of them is possible.
@@ -99,7 +106,9 @@ func TestOrderDoesNotMatter(t *testing.T) {
 		if n := len(p.Identifiers["anonymous_id"]); n != 100 {
 			t.Errorf("%d anonymous ids, want 100", n)
 		}
-		delete(p.Traits, "plan") // the declared one is not counted, the other one may be deleted
+		for _, declared := range []string{"plan", "top_skus", "recent", "money"} { // not counted; the other plan may be deleted
+			delete(p.Traits, declared)
+		}
 		if n := len(p.Traits); n > 256 {
 			t.Errorf("%d traits", n)
 		} else if n >= 255 {
@@ -164,6 +173,11 @@ func TestOracle(t *testing.T) {
 				t.Errorf("user %d: %s is %s, want %s", user, name, g, value)
 			}
 		}
+		for name, values := range naiveLists(list, user) {
+			if fmt.Sprint(got.Traits[name]) != fmt.Sprint(values) {
+				t.Errorf("user %d: %s are %v, want %v", user, name, got.Traits[name], values)
+			}
+		}
 		if plan := naivePlan(list, user); fmt.Sprint(got.Traits["plan"]) != plan {
 			t.Errorf("user %d: plan is %v, want %s", user, got.Traits["plan"], plan)
 		}
@@ -215,8 +229,44 @@ func naive(list []order, user int) map[string]string {
 		"orders": fmt.Sprint(count), "revenue": trimmed(total), "pounds": trimmed(pounds), "basket": number(average),
 		"smallest": trimmed(big.NewRat(smallest, 100)), "largest": trimmed(big.NewRat(largest, 100)),
 		"skus": fmt.Sprint(len(skus)), "first": fmt.Sprint(first.sku), "latest": fmt.Sprint(latest.sku),
-		"since": fmt.Sprint(first.at.Unix()), "until": fmt.Sprint(latest.at.Unix()),
+		"sessions": naiveSessions(list, user), "since": fmt.Sprint(first.at.Unix()), "until": fmt.Sprint(latest.at.Unix()),
 	}
+}
+
+// naiveLists are the attributes that are lists.
+func naiveLists(list []order, user int) map[string][]string {
+	count, latest, money := map[string]int{}, map[string]time.Time{}, map[string]bool{}
+	for _, o := range list {
+		if o.user != user {
+			continue
+		}
+		sku := fmt.Sprint(o.sku)
+		count[sku]++
+		money[o.currency] = true
+		if t, ok := latest[sku]; o.currency == "GBP" && (!ok || o.at.After(t)) {
+			latest[sku] = o.at
+		}
+	}
+	top := slices.SortedFunc(maps.Keys(count), func(a, b string) int { return cmp.Or(count[b]-count[a], strings.Compare(a, b)) })
+	recent := slices.SortedFunc(maps.Keys(latest), func(a, b string) int { return cmp.Or(latest[b].Compare(latest[a]), strings.Compare(a, b)) })
+	return map[string][]string{"top_skus": top[:3], "recent": recent[:4], "money": slices.Sorted(maps.Keys(money))}
+}
+
+func naiveSessions(list []order, user int) string {
+	var times []time.Time
+	for _, o := range list {
+		if o.user == user {
+			times = append(times, o.at)
+		}
+	}
+	slices.SortFunc(times, time.Time.Compare)
+	n := 1
+	for i := 1; i < len(times); i++ {
+		if times[i].Sub(times[i-1]) > 90*time.Minute {
+			n++
+		}
+	}
+	return fmt.Sprint(n)
 }
 
 func naivePlan(list []order, user int) string {

@@ -67,6 +67,12 @@ func (a *aggregate) absorb(o *aggregate) {
 		a.past.absorb(o.past)
 	case opSequence:
 		a.steps.absorb(o.steps)
+	case opSessions:
+		a.sessions.absorb(o.sessions)
+	case opTop, opRecent, opUnion:
+		for _, x := range o.list {
+			a.list = a.list.add(a.op, x)
+		}
 	}
 }
 
@@ -76,6 +82,7 @@ func (a *aggregate) clone() aggregate {
 	if a.past != nil {
 		c.past = a.past.clone()
 	}
+	c.list, c.sessions = slices.Clone(a.list), a.sessions.clone()
 	return c
 }
 

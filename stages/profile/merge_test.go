@@ -54,6 +54,10 @@ func randomDelta(random *rand.Rand, i int) []byte {
 		d = appendString(append(d, deltaAggregate, byte(opPurchases)), "purchases")
 		d = binary.AppendVarint(binary.AppendVarint(d, random.Int64N(1500)*dayMillis/2), random.Int64N(1e9)-1e6)
 	}
+	for _, o := range []op{opTop, opRecent, opUnion} {
+		d = appendString(appendString(append(d, deltaAggregate, byte(o)), "list"), fmt.Sprint("value", random.IntN(300)))
+	}
+	d = binary.AppendVarint(appendString(append(d, deltaAggregate, byte(opSessions)), "sessions"), 3)
 	if random.IntN(100) == 0 { // rarely: a sequence keeps a hundred times per step
 		d = appendString(append(d, deltaAggregate, byte(opSequence)), "sequence")
 		d = binary.AppendUvarint(binary.AppendUvarint(binary.AppendVarint(d, 1), 0), 3)

@@ -114,6 +114,10 @@ func full(t testing.TB) *state {
 		d = binary.AppendUvarint(binary.AppendVarint(d, int64(i/3)), unit+uint64(i))
 		d = appendString(append(d, deltaAggregate, byte(opPurchases)), "purchases")
 		d = binary.AppendVarint(binary.AppendVarint(d, int64(i)*dayMillis/2), int64(i)*1e6)
+		for _, o := range []op{opTop, opRecent, opUnion} {
+			d = appendString(appendString(append(d, deltaAggregate, byte(o)), "list"), fmt.Sprint("value", i%8))
+		}
+		d = binary.AppendVarint(appendString(append(d, deltaAggregate, byte(opSessions)), "sessions"), 1500)
 		if err := s.Fold(d); err != nil {
 			t.Fatal(err)
 		}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unsafe"
 
+	"github.com/tidwall/gjson"
+
 	"github.com/millstream-io/millstream/pipeline"
 )
 
@@ -61,6 +63,10 @@ type aggregate struct {
 	window *window   // with over; then nothing else is set
 	past   past      // what other stages need
 	steps  *sequence // sequence
+
+	list     list      // top, recent, union
+	sessions *sessions // sessions
+	shown    []string  // of a list, for those who see it: see view.aggregate
 }
 
 // insert is slices.Insert with room for three more, instead of twice the room: there are many profiles, and each grows
@@ -102,6 +108,12 @@ func (s *state) Size() int {
 		}
 		if a.steps != nil {
 			n += a.steps.size()
+		}
+		if a.list != nil {
+			n += a.list.size()
+		}
+		if a.sessions != nil {
+			n += a.sessions.size()
 		}
 	}
 	return n
@@ -216,19 +228,24 @@ func (a *aggregate) any() any {
 		return a.set.count()
 	case opSequence:
 		return a.steps.done
+	case opSessions:
+		return float64(a.sessions.count())
+	case opTop, opRecent, opUnion:
+		return a.shown
 	}
 	return a.value.any()
 }
 
 func (a *aggregate) float() float64 { return math.Float64frombits(uint64(a.number)) }
 
-// isNumber tells whether the value stands among the aggregates of the document; texts stand among the traits.
+// isNumber tells whether the value stands among the aggregates of the document; texts and lists stand
+// among the traits.
 func (a *aggregate) isNumber() bool {
-	if a.past != nil {
-		return false // it stands nowhere
-	}
-	if a.op == opFirst || a.op == opLatest {
+	switch a.op {
+	case opFirst, opLatest:
 		return a.value.kind == kindNumber || a.value.kind == kindTime
+	case opTop, opRecent, opUnion:
+		return false
 	}
 	return true
 }
@@ -240,10 +257,19 @@ func (a *aggregate) appendJSON(dst []byte) []byte {
 		return strconv.AppendUint(dst, a.count, 10)
 	case opSum:
 		return appendMicros(dst, a.number)
-	case opAvg, opMin, opMax, opUnique:
+	case opAvg, opMin, opMax, opUnique, opSessions:
 		return appendFloat(dst, a.any().(float64))
 	case opMinTime, opMaxTime:
 		return appendSeconds(dst, a.number)
+	case opTop, opRecent, opUnion:
+		dst = append(dst, '[')
+		for i, text := range a.shown {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = gjson.AppendJSONString(dst, text)
+		}
+		return append(dst, ']')
 	}
 	return a.value.appendJSON(dst)
 }

@@ -17,12 +17,8 @@ import (
 //	{did: [A, B, C], within: 2h}                                  they happened in this order, with at most `within` from the
 //	                                                              first to the last: in for good
 type Condition struct {
-	Expression string
-	Form       Form // of one without an expression
-}
+	Expression string `yaml:"-"`
 
-// Form is the second way to write a Condition.
-type Form struct {
 	Did     Events            `yaml:"did"`
 	ThenNot string            `yaml:"then_not,omitempty"`
 	Within  pipeline.Duration `yaml:"within"`
@@ -33,8 +29,9 @@ func (c *Condition) UnmarshalYAML(decode func(any) error) error {
 	if err := decode(&c.Expression); err == nil {
 		return nil
 	}
-	c.Expression = ""
-	return decode(&c.Form)
+	*c = Condition{}
+	type form Condition // without this method
+	return decode((*form)(c))
 }
 
 // Events is the name of a track event, or a list of names.
@@ -57,13 +54,13 @@ func (c Condition) compile(name string, scope expression.Scope, env *pipeline.En
 	d = definition{name: name}
 	source := c.Expression
 	d.version = versionOf(source)
-	if form := &c.Form; form.Did != nil || form.ThenNot != "" || form.Within != 0 {
-		if problems = form.check(name); problems != nil {
+	if c.Did != nil || c.ThenNot != "" || c.Within != 0 {
+		if problems = c.check(name); problems != nil {
 			return d, problems
 		}
-		d.version = versionOf(form.String())
+		d.version = versionOf(c.String())
 		var err error
-		if source, scope, err = form.expression(env); err != nil {
+		if source, scope, err = c.expression(env); err != nil {
 			return d, []pipeline.Problem{pipeline.Problemf([]string{name}, "%s", err)}
 		}
 	}
@@ -79,48 +76,48 @@ func (c Condition) compile(name string, scope expression.Scope, env *pipeline.En
 	return d, nil
 }
 
-func (f *Form) check(name string) (problems []pipeline.Problem) {
+func (c Condition) check(name string) (problems []pipeline.Problem) {
 	problem := func(key, format string, args ...any) {
 		problems = append(problems, pipeline.Problemf([]string{name, key}, format, args...))
 	}
-	for _, event := range f.Did {
+	for _, event := range c.Did {
 		if event == "" {
 			problem("did", "the name of an event is empty")
 		}
 	}
 	switch {
-	case len(f.Did) == 0:
+	case len(c.Did) == 0:
 		problems = append(problems, pipeline.Problemf([]string{name}, "needs did: the name of a track event, or a list of them"))
-	case f.ThenNot != "" && len(f.Did) > 1:
-		problem("then_not", "goes with one event under did, there are %d", len(f.Did))
-	case f.ThenNot == "" && len(f.Did) == 1:
+	case c.ThenNot != "" && len(c.Did) > 1:
+		problem("then_not", "goes with one event under did, there are %d", len(c.Did))
+	case c.ThenNot == "" && len(c.Did) == 1:
 		problem("did", "one event is no sequence: add then_not, or declare {count: events, event: …} under profile")
-	case len(f.Did) == 1 && f.ThenNot == f.Did[0]:
+	case len(c.Did) == 1 && c.ThenNot == c.Did[0]:
 		problem("then_not", "is the event under did: compare days_since of its latest time instead")
-	case len(f.Did) > maxSteps:
-		problem("did", "%d events, the limit is %d", len(f.Did), maxSteps)
+	case len(c.Did) > maxSteps:
+		problem("did", "%d events, the limit is %d", len(c.Did), maxSteps)
 	}
-	if f.Within == 0 {
+	if c.Within == 0 {
 		problems = append(problems, pipeline.Problemf([]string{name}, "needs within: a duration such as 1h"))
 	}
 	return problems
 }
 
-// String is the form in one line; versions depend on it.
-func (f *Form) String() string {
-	words := make([]string, len(f.Did))
-	for i, event := range f.Did {
+// String is what was done in one line; versions depend on it.
+func (c Condition) String() string {
+	words := make([]string, len(c.Did))
+	for i, event := range c.Did {
 		words[i] = fmt.Sprintf("%q", event)
 	}
 	text := "did " + strings.Join(words, " ")
-	if f.ThenNot != "" {
-		text += fmt.Sprintf(" then_not %q", f.ThenNot)
+	if c.ThenNot != "" {
+		text += fmt.Sprintf(" then_not %q", c.ThenNot)
 	}
-	return text + " within " + f.Within.String()
+	return text + " within " + c.Within.String()
 }
 
-// expression is what the form means, over hidden attributes of the stage profile.
-func (f *Form) expression(env *pipeline.Env) (string, expression.Scope, error) {
+// expression is what the second form means, over hidden attributes of the stage profile.
+func (c Condition) expression(env *pipeline.Env) (string, expression.Scope, error) {
 	scope := expression.Scope{Names: map[string]pipeline.AttributeType{}, Clock: true, Functions: map[string]expression.Function{}}
 	// hidden makes function() the value of a hidden attribute.
 	hidden := func(function string, within time.Duration, events ...string) error {
@@ -128,11 +125,11 @@ func (f *Form) expression(env *pipeline.Env) (string, expression.Scope, error) {
 		scope.Functions[function] = expression.Function{Returns: a.Type, Lookup: func([]expression.Argument) (string, error) { return a.Name, nil }}
 		return err
 	}
-	within := time.Duration(f.Within)
-	if f.ThenNot == "" {
-		return "happened()", scope, hidden("happened", within, f.Did...)
+	within := time.Duration(c.Within)
+	if c.ThenNot == "" {
+		return "happened()", scope, hidden("happened", within, c.Did...)
 	}
 	// A missing time makes a comparison false: nobody who did not do the first, and everybody who never did the second.
 	source := "days_since(did()) >= " + expression.Days(within) + " and not (then() >= did())"
-	return source, scope, errors.Join(hidden("did", 0, f.Did[0]), hidden("then", 0, f.ThenNot))
+	return source, scope, errors.Join(hidden("did", 0, c.Did[0]), hidden("then", 0, c.ThenNot))
 }

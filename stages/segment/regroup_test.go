@@ -192,13 +192,13 @@ func TestRegroupLaws(t *testing.T) {
 			}
 			records = append(records, rec)
 			r.Feed(rec)
-			switch random.IntN(9) {
+			switch random.IntN(60) {
 			case 0:
 				r.Commit()
-			case 1:
-				r.Commit()
 				r.Rebuild()
-			case 2:
+			case 1, 2, 3:
+				r.Commit()
+			case 4, 5, 6, 7, 8, 9:
 				regroup(random, r, ids, where)
 			}
 		}
