@@ -39,7 +39,7 @@ type builder struct {
 
 func (b *builder) build() *pipeline.Plan {
 	b.topLevel()
-	b.env = pipeline.Env{Pipeline: b.plan.Name, Identities: b.plan.Identities}
+	b.env = pipeline.Env{Pipeline: b.plan.Name, Partitions: b.plan.Partitions, Identities: b.plan.Identities}
 	sections := map[string]func(section *pair){"sources": b.sources, "stages": b.stages, "sinks": b.sinks}
 	for _, name := range []string{"sources", "stages", "sinks"} { // whatever their order in the file
 		if p := b.root.get(name); p != nil {

@@ -19,13 +19,14 @@ import (
 //
 //	entered("s"), exited("s")   the message says so of segment s
 //	created()                   the profile is new
+//	merged()                    the profile is now part of another one, data.into
 //	changed("name")             the profile is new or updated, and this attribute, trait or identifier is among what changed; of a
 //	                            score: it was told to be another one
 //	changed("score", 5)         a score is another one by 5 or more than when this was last so
 //	orders, traits.plan, …      the profile in the message, by the names of the stage `profile`
 //
 // A message about a segment knows nothing of what changed, and one about a change nothing of segments entered: there the
-// functions are false.
+// functions are false. Messages that a profile was merged, split or erased carry no profile: its names are absent there.
 func (b *builder) when(sink, n *node) func(*pipeline.Message) (bool, error) {
 	d := decoder{report: b.report}
 	if n.wrong || !d.is(n, sink, "when", scalar) {
@@ -72,6 +73,7 @@ func (b *builder) whenScope() expression.Scope {
 		"entered": segment("entered"),
 		"exited":  segment("exited"),
 		"created": {Returns: pipeline.Bool, Lookup: func([]expression.Argument) (string, error) { return "created(", nil }},
+		"merged":  {Returns: pipeline.Bool, Lookup: func([]expression.Argument) (string, error) { return "merged(", nil }},
 		"changed": {Params: []pipeline.AttributeType{pipeline.Text, pipeline.Number}, Optional: 1, Returns: pipeline.Bool, Lookup: b.changed},
 	}
 	return scope
@@ -171,6 +173,8 @@ func functionReader(function, argument string) func(*reading) any {
 	switch function {
 	case "created":
 		return func(r *reading) any { return r.message.Type == pipeline.ProfileCreated }
+	case "merged":
+		return func(r *reading) any { return r.message.Type == pipeline.ProfileMerged }
 	case "changed":
 		return func(r *reading) any {
 			if t := r.message.Type; t != pipeline.ProfileCreated && t != pipeline.ProfileUpdated {

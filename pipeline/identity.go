@@ -3,6 +3,7 @@ package pipeline
 import (
 	"bytes"
 	"crypto/sha256"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -87,6 +88,26 @@ func (i *Identities) Rules() []IdentifierRule {
 }
 
 var plainRules = []IdentifierRule{{IdentifierType: IdentifierType{"user_id", CodeUserID}}, {IdentifierType: IdentifierType{"anonymous_id", CodeAnonymousID}}}
+
+// Parse reads an identifier in the form type:value, such as user_id:42.
+func (i *Identities) Parse(text string) (Identifier, error) {
+	name, value, ok := strings.Cut(text, ":")
+	if !ok {
+		return Identifier{}, fmt.Errorf("%q is not an identifier: write type:value, such as user_id:42", text)
+	}
+	var names []string
+	for _, r := range i.Rules() {
+		if names = append(names, r.Name); r.Name != name {
+			continue
+		}
+		v := i.normal(r.IdentifierType, value)
+		if v == "" {
+			return Identifier{}, fmt.Errorf("%q identifies nobody: it is empty, blocked, or not in the form of its type", value)
+		}
+		return Identifier{Type: r.IdentifierType, Value: v, ID: i.ID(r.IdentifierType, v)}, nil
+	}
+	return Identifier{}, fmt.Errorf("there is no identifier type %q: the pipeline has %s", name, strings.Join(names, ", "))
+}
 
 // Ambiguous is the profile id of those whom an ambiguous identifier may mean.
 func (i *Identities) Ambiguous(id ID) ID {

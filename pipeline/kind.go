@@ -19,7 +19,7 @@ import (
 type StageKind struct {
 	Name    string   // as in the YAML
 	Task    string   // TaskResolve or TaskProfile
-	Code    byte     // first byte of its keys in the task's store; never changes
+	Code    byte     // first byte of its keys in the task's store, from 1 (0 is the engine's); never changes
 	Summary string   // one line, for help and the reference
 	After   []string // names of the stages without which it would do nothing; they must stand before it
 	Around  []string // names of the stages that may stand before or after it, whatever the order of the kinds
@@ -53,6 +53,8 @@ type Deps struct {
 	Data string
 	// ClickHouse returns the address of the embedded ClickHouse, starting it if needed: http://user:password@host:port.
 	ClickHouse func(ctx context.Context) (string, error)
+	// Kafka connects to a cluster, at nil to the pipeline's own. Who opens a client closes it.
+	Kafka func(ctx context.Context, at *KafkaAddress) (KafkaClient, error)
 	// Say tells the operator one line on standard error, such as "http http://127.0.0.1:8080".
 	Say func(line string)
 }
@@ -66,6 +68,7 @@ const (
 // Env is what is known about the pipeline while its parts are built, in YAML order: stages before sinks.
 type Env struct {
 	Pipeline   string
+	Partitions int32 // of the pipeline's topics
 	Identities *Identities
 	Attributes []Attribute // what the stages so far have declared
 	Hidden     []Hidden    // what stages after `profile` have required of it

@@ -120,3 +120,18 @@ func BenchmarkParseMessage(b *testing.B) {
 		}
 	}
 }
+
+// Receivers get what happens to people and their segments, the tables alone what happens to identifiers and what goes with a
+// merge.
+func TestMessagesForTheTablesAlone(t *testing.T) {
+	for _, internal := range []string{pipeline.IdentityMerge, pipeline.IdentityOverride, pipeline.IdentityIdentifier, pipeline.SegmentCarried, pipeline.SegmentPassed} {
+		if m := (pipeline.Message{Type: internal}); !m.Internal() {
+			t.Errorf("%s reaches receivers", internal)
+		}
+	}
+	for _, public := range []string{pipeline.ProfileCreated, pipeline.ProfileUpdated, pipeline.ProfileMerged, pipeline.ProfileSplit, pipeline.SegmentEntered, pipeline.SegmentExited, "score.changed", "action.chosen", "profile.erased"} {
+		if m := (pipeline.Message{Type: public}); m.Internal() {
+			t.Errorf("%s does not reach receivers", public)
+		}
+	}
+}

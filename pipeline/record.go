@@ -17,6 +17,7 @@ const (
 	HeaderContext  = "ms-context"  // the batch's context object, JSON; absent if there was none
 	HeaderReplay   = "ms-replay"   // id of the dead letter that is replayed
 	HeaderRefused  = "ms-refused"  // why the source could make no event of this: code, space, sentence; absent for events
+	HeaderKey      = "ms-key"      // key of the foreign record of which the source could make no event
 )
 
 // Header is one Kafka record header.

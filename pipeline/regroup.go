@@ -10,7 +10,8 @@ type Regroup struct {
 	From    []ID    // profiles from which a Move of this offset will come
 
 	// Why, for profile.merged and profile.split.
-	Rule      string // the operation
+	Kind      string // merge, split, quarantined: what the operation did
+	Rule      string // the operation: link, unlink, block, unblock
 	Reason    string
 	MessageID string
 	Now       int64 // received time of what caused it, Unix milliseconds
@@ -46,7 +47,7 @@ type StageBytes struct {
 // Values of the topic `resolved` beside events. Numbers are uvarints, strings and bytes have their length before them.
 //
 //	regroup   format, 'r', offset, 16 bytes profile, count and (16 bytes id, 16 bytes to), count and 16 bytes from,
-//	          strings rule, reason, message id, varint now
+//	          strings kind, rule, reason, message id, varint now
 //	move      format, 'm', offset, 16 bytes from, 16 bytes to, byte flags (1 whole, 2 last), varint now,
 //	          count and fragments (16 bytes primary, idv, count and (byte code, bytes)), count and decisions (byte code, bytes)
 const (
@@ -84,7 +85,7 @@ func (g *Regroup) Append(dst []byte) []byte {
 	for _, f := range g.From {
 		dst = append(dst, f[:]...)
 	}
-	dst = appendString(appendString(appendString(dst, g.Rule), g.Reason), g.MessageID)
+	dst = appendString(appendString(appendString(appendString(dst, g.Kind), g.Rule), g.Reason), g.MessageID)
 	return binary.AppendVarint(dst, g.Now)
 }
 
@@ -101,7 +102,7 @@ func ParseRegroup(value []byte) (*Regroup, *RejectError) {
 	for n := d.Uvarint(); n > 0 && d.err == nil; n-- {
 		g.From = append(g.From, d.ID())
 	}
-	g.Rule, g.Reason, g.MessageID = string(d.Bytes()), string(d.Bytes()), string(d.Bytes())
+	g.Kind, g.Rule, g.Reason, g.MessageID = string(d.Bytes()), string(d.Bytes()), string(d.Bytes()), string(d.Bytes())
 	g.Now = d.Varint()
 	return g, d.rejected()
 }

@@ -68,6 +68,9 @@ type Outcome struct {
 	Code     string    // Rejected: stable word, as in RejectError
 	Reason   string    // Rejected, RetryAt: one sentence, without secrets or customer data
 	Delivery *Delivery // what to log in `deliveries`; nil: nothing was sent
+	// Record is written to the pipeline's cluster in the transaction that commits the attempt, so exactly once for readers of
+	// committed records; its topic is named in full. Nil: the sink has written elsewhere, or nothing. Delivered only.
+	Record *Record
 }
 
 // Delivery is the record of one attempt, as in the topic and the table `deliveries`.

@@ -5,6 +5,7 @@ import (
 	"github.com/millstream-io/millstream/pipeline"
 	"github.com/millstream-io/millstream/sinks/clickhouse"
 	"github.com/millstream-io/millstream/sinks/file"
+	"github.com/millstream-io/millstream/sinks/kafka"
 	"github.com/millstream-io/millstream/sinks/webhook"
 )
 
@@ -12,5 +13,6 @@ import (
 var Kinds = []pipeline.SinkKind{
 	clickhouse.Kind,
 	webhook.Kind,
+	kafka.Kind,
 	file.Kind,
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/IBM/sarama"
+
+	"github.com/millstream-io/millstream/pipeline"
 )
 
 // What a caller must tell apart. They are wrapped with coordinates and cause: compare with errors.Is.
@@ -49,6 +51,9 @@ func (e *OutOfRangeError) Error() string {
 	return fmt.Sprintf("offset %d of %s partition %d is outside of the topic, which holds %d to %d",
 		e.Offset, e.Topic, e.Partition, e.Start, e.End)
 }
+
+// Is lets packages that do not know this one compare.
+func (e *OutOfRangeError) Is(target error) bool { return target == pipeline.ErrOutOfRange }
 
 // permanent reports whether asking again cannot help: the broker refuses us or does not understand us. Everything else
 // (elections, restarts, timeouts, broken connections, topics that are not there yet) is retried until the context ends.

@@ -95,44 +95,68 @@ func (c *Cluster) listOffsets(topic string, parts []int32, at int64, level saram
 // transaction that carries an offset of the partition is open it waits (KIP-447). Open the partition's transactions first:
 // that ends a predecessor's.
 func (c *Cluster) Committed(ctx context.Context, group, topic string, part int32) (Position, error) {
-	var pos Position
-	err := c.retry(ctx, fmt.Sprintf("asking group %s for its position in %s partition %d", group, topic, part), func() error {
+	got, err := c.committed(ctx, group, topic, []int32{part}, true)
+	if err != nil {
+		return Position{Offset: -1}, fmt.Errorf("ask group %s for its position in %s partition %d: %w", group, topic, part, err)
+	}
+	return got[part], nil
+}
+
+// CommittedSoFar returns what the group has stored for each of the partitions, in one round trip: offsets of transactions
+// that are not decided yet do not count, and are not waited for. It suits those who watch a group, not those who go on in
+// its place.
+func (c *Cluster) CommittedSoFar(ctx context.Context, group, topic string, parts []int32) (map[int32]Position, error) {
+	got, err := c.committed(ctx, group, topic, parts, false)
+	if err != nil {
+		return nil, fmt.Errorf("ask group %s for its positions in %s: %w", group, topic, err)
+	}
+	return got, nil
+}
+
+// committed asks the group's coordinator until it has answered for all partitions or ctx ends.
+func (c *Cluster) committed(ctx context.Context, group, topic string, parts []int32, stable bool) (map[int32]Position, error) {
+	got := make(map[int32]Position, len(parts))
+	err := c.retry(ctx, fmt.Sprintf("asking group %s for its position in %s %d", group, topic, parts), func() error {
 		coordinator, err := c.client.Coordinator(group)
 		if err != nil {
 			return err
 		}
-		req := sarama.NewOffsetFetchRequest(c.client.Config().Version, group, map[string][]int32{topic: {part}})
-		req.RequireStable = true
+		req := sarama.NewOffsetFetchRequest(c.client.Config().Version, group, map[string][]int32{topic: parts})
+		req.RequireStable = stable
 		resp, err := coordinator.FetchOffset(req)
 		if err != nil {
 			_ = coordinator.Close()
 			c.refreshCoordinator(group)
 			return err
 		}
-		b := resp.GetBlock(topic, part)
-		switch {
-		case resp.Err == sarama.ErrGroupIDNotFound: // the embedded broker, for a group that has never committed
-			pos = Position{Offset: -1}
-			return nil
-		case resp.Err != sarama.ErrNoError:
-			err = resp.Err
-		case b == nil:
-			err = sarama.ErrIncompleteResponse
-		case b.Err != sarama.ErrNoError:
-			err = b.Err
-		default:
-			pos = Position{b.Offset, b.Metadata}
-			return nil
-		}
-		if !errors.Is(err, sarama.ErrUnstableOffsetCommit) {
+		err = positions(got, resp, topic, parts)
+		if err != nil && !errors.Is(err, sarama.ErrUnstableOffsetCommit) {
 			c.refreshCoordinator(group)
 		}
 		return err
 	})
-	if err != nil {
-		return Position{Offset: -1}, fmt.Errorf("ask group %s for its position in %s partition %d: %w", group, topic, part, err)
+	return got, err
+}
+
+// positions reads an answer into got.
+func positions(got map[int32]Position, resp *sarama.OffsetFetchResponse, topic string, parts []int32) error {
+	if resp.Err != sarama.ErrNoError && resp.Err != sarama.ErrGroupIDNotFound {
+		return resp.Err
 	}
-	return pos, nil
+	for _, p := range parts {
+		b := resp.GetBlock(topic, p)
+		switch {
+		case resp.Err == sarama.ErrGroupIDNotFound: // the embedded broker, for a group that has never committed
+			got[p] = Position{Offset: -1}
+		case b == nil:
+			return sarama.ErrIncompleteResponse
+		case b.Err != sarama.ErrNoError:
+			return b.Err
+		default:
+			got[p] = Position{b.Offset, b.Metadata}
+		}
+	}
+	return nil
 }
 
 // refreshCoordinator drops what the client believes; a failure shows in the next attempt.

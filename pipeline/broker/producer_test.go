@@ -248,6 +248,13 @@ func TestCommittedWaitsForAnOpenTransaction(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- tx.Commit(ctx, session, "g", in, 0, broker.Position{Offset: 7}) }()
 		<-ending
+		for range 3 { // who only watches gets what was there before, at once
+			at, err := c.CommittedSoFar(ctx, "g", in, []int32{0})
+			check(t, err)
+			if at[0].Offset != -1 {
+				t.Errorf("the group stands at %d before its first transaction has ended", at[0].Offset)
+			}
+		}
 		asked := make(chan broker.Position, 1)
 		go func() {
 			at, err := c.Committed(ctx, "g", in, 0)

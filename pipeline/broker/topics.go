@@ -49,6 +49,12 @@ func (c *Cluster) EnsureTopics(ctx context.Context, topics []Topic) error {
 	return errors.Join(errs...)
 }
 
+// HasTopic tells whether a topic exists.
+func (c *Cluster) HasTopic(ctx context.Context, topic string) (bool, error) {
+	have, err := c.partitionCounts(ctx)
+	return have[topic] > 0, err
+}
+
 func (c *Cluster) partitionCounts(ctx context.Context) (map[string]int32, error) {
 	have := map[string]int32{}
 	err := c.retry(ctx, "listing topics", func() error {
@@ -73,6 +79,28 @@ func (c *Cluster) partitionCounts(ctx context.Context) (map[string]int32, error)
 		return nil
 	})
 	return have, err
+}
+
+// Partitions returns how many partitions a topic has, 0 if there is no such topic. It asks until a broker answers or ctx ends.
+func (c *Cluster) Partitions(ctx context.Context, topic string) (int32, error) {
+	var n int32
+	err := c.retry(ctx, "asking for topic "+topic, func() error {
+		n = 0
+		err := c.client.RefreshMetadata(topic)
+		if err == nil {
+			var parts []int32
+			parts, err = c.client.Partitions(topic)
+			n = int32(len(parts))
+		}
+		if errors.Is(err, sarama.ErrUnknownTopicOrPartition) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("ask for topic %s: %w", topic, err)
+	}
+	return n, nil
 }
 
 func (c *Cluster) createTopic(ctx context.Context, t Topic) error {

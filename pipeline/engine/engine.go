@@ -9,15 +9,19 @@
 //	position.go    what a commit says about where it stands
 //	restore.go     from an assignment to a worker's first batch
 //	links.go       the process's replica of the link log, and new links
+//	linklog.go     the link log for operators
 //	regrouptask.go the task that tells profiles who moves where
 //	regroup.go     how the data of a profile follows the link log
 //	chain.go       one event through the stages of a task
 //	resolve.go     the task that turns events into resolved events
 //	profile.go     the task that turns resolved events into changes
+//	timers.go      when profiles are looked at although no event comes
+//	watermark.go   how far time has come
 //	sinktask.go    a task that hands changes to a Sink
 //	park.go        records that a sink could not deliver yet
 //	rangesink.go   a task whose sink stores ranges exactly once by itself
 //	sources.go     from sources to the topic `events`
+//	clients.go     Kafka for sources and sinks
 //	counters.go    what went in, out, aside
 //	grace.go       how long stopping may take
 package engine
@@ -61,6 +65,8 @@ type Options struct {
 	// Step, if set, is called with a name between every two steps that a crash could separate. Tests kill the process there.
 	Step     func(name string)
 	Counters *Counters // nil: not counted
+	// Now is the clock by which timers are due; time.Now if nil.
+	Now func() time.Time
 }
 
 // Retentions of the topics, see docs/reference/topics.md.
@@ -76,12 +82,14 @@ const (
 // engine is one running plan.
 type engine struct {
 	Options
-	plan     *pipeline.Plan
-	producer *broker.Producer
-	ready    chan struct{} // closed when the topics are there, and producer may be used
+	plan      *pipeline.Plan
+	producer  *broker.Producer
+	ready     chan struct{} // closed when the topics are there, and producer may be used
+	watermark *watermark
 
 	connected atomic.Pointer[broker.Cluster] // Cluster, for those who do not wait for ready
 	parts     parts
+	others    others
 
 	settings *links.Settings // operation 0 of the link log
 	links    *links.Replica  // nil unless the pipeline stitches
@@ -106,13 +114,16 @@ func Run(ctx context.Context, plan *pipeline.Plan, o Options) error {
 	if o.Step == nil {
 		o.Step = func(string) {}
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	if o.Say == nil {
 		o.Say = func(string) {}
 	}
 	if o.Counters == nil {
 		o.Counters = &Counters{}
 	}
-	e := &engine{Options: o, plan: plan, ready: make(chan struct{}), caughtUp: make(chan struct{}), failed: make(chan error, 1)}
+	e := &engine{Options: o, plan: plan, ready: make(chan struct{}), caughtUp: make(chan struct{}), watermark: newWatermark(), failed: make(chan error, 1)}
 	e.connected.Store(o.Cluster)
 	sources, stop := context.WithCancel(ctx)
 	done, bounded := make(chan struct{}), make(chan struct{})
@@ -245,6 +256,7 @@ func (e *engine) run(ctx context.Context, drain func()) error {
 	}
 	start("resolve", e.runResolve)
 	start("profile", e.runProfile)
+	start("watermark", e.runWatermark)
 	for i := range e.plan.Sinks {
 		s := &e.plan.Sinks[i]
 		start("sink "+s.Name, func(ctx context.Context) error { return e.runSink(ctx, s) })

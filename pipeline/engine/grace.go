@@ -57,4 +57,5 @@ func (e *engine) bound(stopping, done <-chan struct{}) {
 	if c := e.connected.Load(); c != nil {
 		c.Cut()
 	}
+	e.others.cut()
 }

@@ -7,11 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/millstream-io/millstream/internal/testenv"
 	"github.com/millstream-io/millstream/pipeline"
@@ -19,7 +22,16 @@ import (
 	"github.com/millstream-io/millstream/pipeline/engine"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+// The test binary is also the process that TestTimerFiresOnce kills.
+func TestMain(m *testing.M) {
+	if os.Getenv(killedVariable) == "" {
+		testenv.Main(m)
+	}
+	if err := runToBeKilled(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
 
 // machine is a pipeline of one partition whose stages number what they see, on a real broker. Every event that is lost,
 // doubled or half undone shows in the numbers: the n-th event that passes is the n-th for both tasks.
@@ -30,6 +42,8 @@ type machine struct {
 	data    string
 	step    func(name string) // engine.Options.Step
 	grace   time.Duration
+	now     func() time.Time // engine.Options.Now
+	wrap    []message.HandlerMiddleware
 	log     *logged
 }
 
@@ -114,7 +128,7 @@ type run struct {
 func (m *machine) start() *run {
 	ctx, stop := context.WithCancel(context.Background())
 	r := &run{m: m, stop: stop, ended: make(chan error, 1)}
-	o := engine.Options{Cluster: m.cluster, Data: m.data, Logger: slog.New(slog.NewTextHandler(m.log, nil)), Step: m.step, Grace: m.grace}
+	o := engine.Options{Cluster: m.cluster, Data: m.data, Logger: slog.New(slog.NewTextHandler(m.log, nil)), Step: m.step, Grace: m.grace, Now: m.now, Middleware: m.wrap}
 	go func() {
 		r.ended <- engine.Run(ctx, m.plan, o)
 		close(r.ended)
@@ -176,7 +190,7 @@ func (m *machine) send(names ...string) {
 // produce produces records to a topic of the pipeline, which may not exist yet.
 func (m *machine) produce(topic string, records ...pipeline.Record) {
 	m.t.Helper()
-	m.check(m.cluster.EnsureTopics(m.context(), []broker.Topic{{Name: m.topic(topic), Partitions: 1}}))
+	m.check(m.cluster.EnsureTopics(m.context(), []broker.Topic{{Name: m.topic(topic), Partitions: m.plan.Partitions}}))
 	p, err := m.cluster.OpenProducer()
 	m.check(err)
 	defer p.Close()
@@ -188,17 +202,19 @@ func (m *machine) produce(topic string, records ...pipeline.Record) {
 
 func (m *machine) topic(name string) string { return pipeline.TopicName(m.plan.Name, name) }
 
-// records reads the committed records of a topic.
+// records reads the committed records of a topic, partition by partition.
 func (m *machine) records(topic string) []pipeline.Record {
 	m.t.Helper()
 	var all []pipeline.Record
-	_, err := m.cluster.ReadToEnd(m.context(), m.topic(topic), 0, 0, func(r *pipeline.Record) error {
-		c := *r
-		c.Key, c.Value = bytes.Clone(r.Key), bytes.Clone(r.Value)
-		all = append(all, c)
-		return nil
-	})
-	m.check(err)
+	for p := range m.plan.Partitions {
+		_, err := m.cluster.ReadToEnd(m.context(), m.topic(topic), p, 0, func(r *pipeline.Record) error {
+			c := *r
+			c.Key, c.Value = bytes.Clone(r.Key), bytes.Clone(r.Value)
+			all = append(all, c)
+			return nil
+		})
+		m.check(err)
+	}
 	return all
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -36,6 +35,7 @@ type profileJob struct {
 	updates map[pipeline.ID]*update
 	order   []pipeline.ID // of updates, by first change
 	undone  bool          // an event was rolled back: profiles seen before it may be gone
+	timers  timers
 
 	rosters pipeline.Tx // of the running transaction
 
@@ -55,14 +55,16 @@ func newProfileJob(e *engine) *profileJob {
 	return j
 }
 
-func (j *profileJob) due() time.Time { return time.Time{} }
-
 func (j *profileJob) process(ctx context.Context, w *work) error {
 	j.work = w
 	clear(j.updates)
 	j.order, j.undone = j.order[:0], false
 	j.chain.begin(w)
 	j.rosters = w.tx.Stage(codeRegroup)
+	j.timers.begin(w)
+	if err := j.fire(ctx); err != nil {
+		return err
+	}
 	for i := range w.batch.Records {
 		r := &w.batch.Records[i]
 		w.tx.Savepoint()
@@ -111,9 +113,7 @@ func (j *profileJob) one(ctx context.Context, r *pipeline.Record) error {
 	if err := j.chain.process(ctx, &j.ev); err != nil {
 		return err
 	}
-	j.tell(j.chain.messages)
-	j.note(&j.ev)
-	return nil
+	return j.through()
 }
 
 // note keeps what an event that is through has changed.
@@ -165,17 +165,9 @@ func (j *profileJob) tellOne(m *pipeline.Message) {
 // Nothing changes by it: it only finds the live objects.
 func (j *profileJob) lookAgain(ctx context.Context) error {
 	for _, id := range j.order {
-		o, err := j.roster(id, false)
-		if err != nil {
-			return err
-		}
-		j.ev = pipeline.Event{Type: pipeline.TypeEvaluate, Primary: id, Canonical: id, ReceivedAt: pipeline.Millis(j.work.now), Time: pipeline.Millis(j.work.now)}
-		j.attach(&j.ev, o)
-		if err := j.chain.process(ctx, &j.ev); err != nil {
+		if err := j.wake(ctx, id, pipeline.Millis(j.work.now), ""); err != nil {
 			return fmt.Errorf("evaluate a profile again: %v", err) //nolint:errorlint // not a rejection any more: no event is to blame
 		}
-		j.tell(j.chain.messages)
-		j.note(&j.ev)
 	}
 	return nil
 }

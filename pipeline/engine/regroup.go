@@ -53,7 +53,7 @@ func (j *profileJob) regroup(ctx context.Context, r *pipeline.Record) error {
 	o.told = g.Offset
 	t := o.turn(g.Offset)
 	t.told, t.leave, t.expect = true, g.Leave, len(g.From)
-	t.kind, t.reason, t.messageID = g.Rule, g.Reason, g.MessageID
+	t.kind, t.rule, t.reason, t.messageID = g.Kind, g.Rule, g.Reason, g.MessageID
 	if len(g.From) > 0 {
 		t.from = g.From[0]
 	}
@@ -182,7 +182,7 @@ func (j *profileJob) depart(ctx context.Context, o *roster, t *turn, m *pipeline
 		j.tellOne(j.people(pipeline.ProfileMerged, o.profile, "into", m.To, t))
 	}
 	j.tell(j.chain.messages)
-	return nil
+	return j.timers.set(o.profile, never)
 }
 
 // people is profile.merged or profile.split.
@@ -190,7 +190,7 @@ func (j *profileJob) people(kind string, profile pipeline.ID, word string, other
 	b := append(pipeline.AppendID([]byte(`{"profile_id":"`), profile), `","`...)
 	b = append(append(b, word...), `":"`...)
 	b = append(pipeline.AppendID(b, other), `","rule":`...)
-	b = append(gjson.AppendJSONString(b, t.kind), `,"reason":`...)
+	b = append(gjson.AppendJSONString(b, t.rule), `,"reason":`...)
 	b = append(gjson.AppendJSONString(b, t.reason), `,"message_id":`...)
 	b = append(gjson.AppendJSONString(b, t.messageID), '}')
 	version := pipeline.Sequence(t.offset, 0)
@@ -245,12 +245,10 @@ func (j *profileJob) evaluate(ctx context.Context, o *roster, t *turn) error {
 	if err != nil {
 		return err
 	}
-	if t.kind != "merge" && t.expect > 0 && j.ev.Profile != nil {
+	if t.kind != "merge" && t.expect > 0 && j.ev.Profile != nil && j.ev.Profile.Version > 0 { // else nobody has heard of it
 		j.tellOne(j.people(pipeline.ProfileSplit, o.profile, "from", t.from, t))
 	}
-	j.tell(j.chain.messages)
-	j.note(&j.ev)
-	return nil
+	return j.through()
 }
 
 // evaluation is the event that makes the stages look at a profile.
@@ -315,14 +313,14 @@ type pointer struct {
 
 // turn is one operation that concerns the profile.
 type turn struct {
-	offset          uint64
-	told, left      bool // the regroup has come; its leave has been answered
-	leave           []pipeline.Leave
-	expect, answers int
-	decisions       []pipeline.StageBytes // what profiles that were merged into this one brought; counts when the turn is over
-	from            pipeline.ID
-	kind, reason    string
-	messageID       string
+	offset             uint64
+	told, left         bool // the regroup has come; its leave has been answered
+	leave              []pipeline.Leave
+	expect, answers    int
+	decisions          []pipeline.StageBytes // what profiles that were merged into this one brought; counts when the turn is over
+	from               pipeline.ID
+	kind, rule, reason string
+	messageID          string
 }
 
 // held tells whether nothing may be decided.
@@ -434,7 +432,7 @@ func (t *turn) encode(dst []byte) []byte {
 	}
 	dst = pipeline.AppendStageBytes(dst, t.decisions)
 	dst = append(dst, t.from[:]...)
-	for _, s := range []string{t.kind, t.reason, t.messageID} {
+	for _, s := range []string{t.kind, t.rule, t.reason, t.messageID} {
 		dst = append(binary.AppendUvarint(dst, uint64(len(s))), s...)
 	}
 	return dst
@@ -471,7 +469,7 @@ func decodeTurn(d *pipeline.Decoder) turn {
 	}
 	t.decisions = cloneBytes(d.StageBytes())
 	t.from = d.ID()
-	t.kind, t.reason, t.messageID = strings.Clone(d.Text()), strings.Clone(d.Text()), strings.Clone(d.Text())
+	t.kind, t.rule, t.reason, t.messageID = strings.Clone(d.Text()), strings.Clone(d.Text()), strings.Clone(d.Text()), strings.Clone(d.Text())
 	return t
 }
 

@@ -30,7 +30,7 @@ func (e *engine) runRegroup(ctx context.Context) error {
 // regroupJob tells what the operations of a batch did. The replica has it; the records only say where it must be.
 type regroupJob struct{ *engine }
 
-func (j *regroupJob) due() time.Time { return time.Time{} }
+func (j *regroupJob) due() (time.Time, <-chan struct{}) { return time.Time{}, nil }
 
 func (j *regroupJob) process(ctx context.Context, w *work) error {
 	for next, changed := j.links.Next(); next < w.batch.Next; next, changed = j.links.Next() {
@@ -53,7 +53,7 @@ func (j *regroupJob) process(ctx context.Context, w *work) error {
 // regroup produces the records of one operation, in the order of the profiles' ids.
 func (j *regroupJob) regroup(w *work, o *links.Outcome) {
 	for _, profile := range o.Touched() {
-		g := pipeline.Regroup{Offset: o.Offset, Profile: profile, Rule: o.Kind, Reason: o.Reason, MessageID: o.By, Now: w.now}
+		g := pipeline.Regroup{Offset: o.Offset, Profile: profile, Kind: o.Kind, Rule: o.Op, Reason: o.Reason, MessageID: o.By, Now: w.now}
 		for _, r := range o.Rows {
 			switch {
 			case r.From == profile:
@@ -66,18 +66,22 @@ func (j *regroupJob) regroup(w *work, o *links.Outcome) {
 	}
 }
 
-// tell produces what the tables need: the merge, and who owns each identifier now.
+// tell produces what the tables need: what happened between profiles, and who owns each identifier now.
 func (j *regroupJob) tell(w *work, o *links.Outcome) error {
-	if o.Kind != links.Nothing {
+	about := o.Weak
+	if about == (pipeline.ID{}) { // block and unblock have one identifier
+		about = o.Strong
+	}
+	for i, p := range pairs(o) {
 		data, err := json.Marshal(map[string]any{
-			"log_offset": o.Offset, "kind": o.Kind, "from": o.From, "into": o.Into, "id_type": j.typeName(o.Weak), "rule": o.Op,
+			"log_offset": o.Offset, "kind": o.Kind, "from": p.from, "into": p.into, "id_type": j.typeName(about), "rule": o.Op,
 			"reason": o.Reason, "message_id": o.By, "at": o.At.UTC().Format(pipeline.TimeFormat),
 			"strong": o.Strong, "weak": o.Weak,
 		})
 		if err != nil {
 			return fmt.Errorf("encode the outcome of offset %d of the links: %w", o.Offset, err)
 		}
-		j.say(w, pipeline.IdentityMerge, o.Strong, data, o.Offset, 0)
+		j.say(w, pipeline.IdentityMerge, o.Strong, data, o.Offset, i)
 	}
 	for i, r := range o.Rows {
 		data, err := json.Marshal(map[string]any{"primary_id": r.ID, "profile_id": r.To, "log_offset": o.Offset})
@@ -87,6 +91,29 @@ func (j *regroupJob) tell(w *work, o *links.Outcome) error {
 		j.say(w, pipeline.IdentityOverride, r.ID, data, o.Offset, i)
 	}
 	return nil
+}
+
+// pair is a profile that lost identifiers, and one that they went into.
+type pair struct{ from, into pipeline.ID }
+
+// pairs are those of an operation, each once. One that moved nobody, but is worth a row, has the profiles of its two
+// identifiers: those that would have become one.
+func pairs(o *links.Outcome) []pair {
+	if o.Kind == links.Nothing {
+		return nil
+	}
+	if len(o.Rows) == 0 {
+		return []pair{{o.From, o.Into}}
+	}
+	var list []pair
+	known := map[pair]bool{}
+	for _, r := range o.Rows {
+		if p := (pair{r.From, r.To}); !known[p] {
+			known[p] = true
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 func (j *regroupJob) say(w *work, kind string, key pipeline.ID, data []byte, offset uint64, index int) {

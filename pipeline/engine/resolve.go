@@ -67,7 +67,7 @@ func newResolveJob(e *engine) *resolveJob {
 	return j
 }
 
-func (j *resolveJob) due() time.Time { return time.Time{} }
+func (j *resolveJob) due() (time.Time, <-chan struct{}) { return time.Time{}, nil }
 
 func (j *resolveJob) process(ctx context.Context, w *work) error {
 	j.work = w

@@ -61,6 +61,9 @@ func (w *worker) load(ctx context.Context) error {
 		}
 		pos.Offsets = starts[w.partition]
 	}
+	if at.Offset < 0 && pos.Offsets > 0 {
+		w.refreshed = time.Time{} // the group has forgotten: say at once where it stands, which others wait to know
+	}
 	w.pos = pos
 	return nil
 }

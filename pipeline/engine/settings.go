@@ -15,7 +15,7 @@ const normaliser = 1
 // settle writes operation 0 of the link log at the first start, and refuses to run against another one. Later settings
 // records, of processes that started at the same moment, are ignored.
 func (e *engine) settle(ctx context.Context) error {
-	wanted := links.NewSettings(e.plan.Partitions, normaliser, algorithm, e.plan.Identities.Fingerprint(), e.plan.Identities.Rules())
+	wanted := e.wantedSettings()
 	got, err := e.firstOperation(ctx)
 	if err != nil {
 		return err
@@ -39,6 +39,10 @@ func (e *engine) settle(ctx context.Context) error {
 	}
 	e.settings = got.Settings
 	return nil
+}
+
+func (e *engine) wantedSettings() *links.Settings {
+	return links.NewSettings(e.plan.Partitions, normaliser, algorithm, e.plan.Identities.Fingerprint(), e.plan.Identities.Rules())
 }
 
 func (e *engine) compare(got *links.Operation, wanted *links.Settings) error {

@@ -38,7 +38,7 @@ func (e *engine) runSink(ctx context.Context, s *pipeline.SinkPlan) error {
 
 // deps is what a source or sink gets from the program. Its lines say themselves whose they are.
 func (e *engine) deps(what, name string) pipeline.Deps {
-	return pipeline.Deps{Logger: e.Logger, Data: filepath.Join(e.Data, what+"s", name), ClickHouse: e.ClickHouse, Say: e.Say}
+	return pipeline.Deps{Logger: e.Logger, Data: filepath.Join(e.Data, what+"s", name), ClickHouse: e.ClickHouse, Kafka: e.kafkaClient, Say: e.Say}
 }
 
 // runPlainSink runs the task of a Sink: Write first, then one transaction with its state, what it logs and the position.
@@ -67,11 +67,11 @@ type sinkJob struct {
 	lot   *lot // nil: to be read from the store
 }
 
-func (j *sinkJob) due() time.Time {
+func (j *sinkJob) due() (time.Time, <-chan struct{}) {
 	if j.lot == nil { // what waits in the store is not known yet: look at once, also if no record comes
-		return time.Unix(0, 0)
+		return time.Unix(0, 0), nil
 	}
-	return j.lot.due()
+	return j.lot.due(), nil
 }
 
 func (j *sinkJob) process(ctx context.Context, w *work) (err error) {
@@ -174,6 +174,9 @@ func (j *sinkJob) settle(tx pipeline.Tx, w *work, a *pipeline.Attempt, at *place
 			j.lot.postpone(tx, at, &next, o.At)
 		}
 		return nil
+	}
+	if o.Record != nil {
+		w.elsewhere = append(w.elsewhere, *o.Record)
 	}
 	if o.Kind == pipeline.Rejected {
 		j.reject(w, a.Record, pipeline.Reject(o.Code, "%s", o.Reason))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/millstream-io/millstream/internal/testenv"
 	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/pipeline/broker"
 )
 
 // feed is a source whose messages come from the test.
@@ -235,5 +236,48 @@ func TestUndecidedTransactionsOfASource(t *testing.T) {
 				t.Errorf("%d events, want 2", n)
 			}
 		})
+	}
+}
+
+// TestSourceOutlivesARefusedBatch lets the broker take nothing until the client has given a batch up in the middle: it comes
+// again, and the run goes on.
+func TestSourceOutlivesARefusedBatch(t *testing.T) {
+	t.Parallel()
+	b := testenv.StartEmbedded(t, testenv.Options{Proxied: true})
+	m, f := newMachine(t, b.Addrs()), newFeed()
+	m.cluster = m.dial(b.Addrs(), func(c *broker.Config) { c.InFlightBytes = 1 }) // each record waits for the one before
+	m.source(f, true)
+	opened := m.opened()
+	var tries atomic.Int32
+	restored := m.step
+	m.step = func(name string) {
+		if name == "source sends" {
+			tries.Add(1)
+		}
+		restored(name)
+	}
+	m.start()
+	await(t, "the workers", opened)
+	await(t, "the source's start", f.resumed)
+	b.Fault(func(key int16) testenv.Fault {
+		if key == testenv.KeyProduce {
+			return testenv.Fault{Cut: testenv.CutBefore}
+		}
+		return testenv.Fault{}
+	})
+	msg := f.give(t, "after c", "a", "b", "c")
+	m.eventually(func() error {
+		if n := tries.Load(); n < 2 {
+			return fmt.Errorf("the batch was tried %d times", n)
+		}
+		return nil
+	})
+	b.Fault(nil)
+	if !answered(t, msg) {
+		t.Error("the events were refused although the broker is back")
+	}
+	m.tells("a 1 1", "b 2 2", "c 3 3")
+	if n := len(m.records("events")); n != 3 {
+		t.Errorf("%d events, want 3", n)
 	}
 }

@@ -254,6 +254,9 @@ func (r *resumer) store(ctx context.Context, b *pipeline.Batch) error {
 			if r.number == next {
 				return nil
 			}
+			if r.number != next-1 {
+				return fmt.Errorf("transaction %d of the source is not ours: another process runs it", r.number)
+			}
 		default:
 			return fmt.Errorf("produce %d records: %w", len(b.Records), err)
 		}
@@ -267,13 +270,32 @@ func (r *resumer) attempt(ctx context.Context, records []pipeline.Record) error 
 	if err := r.kafka.Begin(); err != nil {
 		return err
 	}
+	r.Step("source sends")
 	for i := range records {
 		if err := r.kafka.Send(&records[i]); err != nil {
-			return err
+			return r.abort(ctx, err)
 		}
 	}
 	r.Step("source sent")
-	return r.kafka.CommitWithoutOffsets(ctx)
+	if err := r.kafka.CommitWithoutOffsets(ctx); err != nil {
+		return err
+	}
+	r.Step("source committed")
+	return nil
+}
+
+// abort gives up the open transaction after a failed Send. What the broker did not take in time is tried again.
+func (r *resumer) abort(ctx context.Context, cause error) error {
+	if errors.Is(cause, broker.ErrUndecided) {
+		return cause
+	}
+	if err := r.kafka.Abort(ctx); err != nil {
+		return fmt.Errorf("%w (after: %w)", err, cause)
+	}
+	if errors.Is(cause, broker.ErrTooLarge) {
+		return cause
+	}
+	return fmt.Errorf("%w: %w", broker.ErrAborted, cause)
 }
 
 func appendSourcePosition(number uint64, position []byte) []byte {

@@ -31,16 +31,20 @@ type job interface {
 	// be called again with the same batch after an error or an abort, in a new transaction; what it remembered of the first
 	// call must be gone by then.
 	process(ctx context.Context, w *work) error
-	// due is when process wants to be called although no record came; zero: never.
-	due() time.Time
+	// due is when process wants to be called although no record came; zero: never. It is asked again after each batch, and when
+	// the channel is closed, which may be nil.
+	due() (time.Time, <-chan struct{})
 }
 
 // work is one transaction in the making.
 type work struct {
 	tx    *state.Transaction
 	batch *pipeline.Batch
-	now   int64 // the task's time, Unix milliseconds: never goes back
+	now   int64  // the task's time, Unix milliseconds: never goes back
+	after uint64 // number of the last commit
 	out   []pipeline.Record
+	// elsewhere are records for topics that are not the pipeline's, named in full.
+	elsewhere []pipeline.Record
 
 	dropped, dead, parked Tally // for Counters, once it is committed
 }
@@ -150,6 +154,9 @@ func (w *worker) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
 	w.job = w.task.newJob(w.partition)
+	if err := w.look(); err != nil {
+		return err
+	}
 
 	conf := w.task.reader
 	conf.Partition, conf.Offset = w.partition, w.pos.Offsets
@@ -205,23 +212,33 @@ func (w *worker) handler() message.HandlerFunc {
 }
 
 // next waits for a batch, for the job's due time, or for the hour at which an idle worker repeats its position. Nil means
-// that the reader has ended.
+// that the reader has ended. A batch that is there goes before what is due.
 func (w *worker) next(ctx context.Context, batches <-chan *message.Message) (*message.Message, error) {
-	until := w.refreshed.Add(idlePosition)
-	if due := w.job.due(); !due.IsZero() && due.Before(until) {
-		until = due
+	for ctx.Err() == nil {
+		select {
+		case m := <-batches:
+			return m, nil
+		default:
+		}
+		until := w.refreshed.Add(idlePosition)
+		due, changed := w.job.due()
+		if !due.IsZero() && due.Before(until) {
+			until = due
+		}
+		t := time.NewTimer(time.Until(until))
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case m := <-batches:
+			t.Stop()
+			return m, nil
+		case <-t.C:
+			b := &pipeline.Batch{Topic: w.task.input, Partition: w.partition, Next: w.pos.Offsets}
+			return pipeline.NewBatchMessage(ctx, "", b), nil
+		}
+		t.Stop()
 	}
-	t := time.NewTimer(time.Until(until))
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return nil, nil
-	case m := <-batches:
-		return m, nil
-	case <-t.C:
-		b := &pipeline.Batch{Topic: w.task.input, Partition: w.partition, Next: w.pos.Offsets}
-		return pipeline.NewBatchMessage(ctx, "", b), nil
-	}
+	return nil, nil
 }
 
 // work processes one batch and makes it durable.
@@ -269,7 +286,7 @@ func (w *worker) process(ctx context.Context, b *pipeline.Batch) (*work, error) 
 				return nil, err
 			}
 		}
-		k := &work{tx: w.part.Begin(), batch: b, now: w.pos.StreamTime, out: w.records[:0]}
+		k := &work{tx: w.part.Begin(), batch: b, now: w.pos.StreamTime, after: w.pos.Number, out: w.records[:0]}
 		if err = w.job.process(ctx, k); err == nil {
 			return k, nil
 		}
@@ -291,6 +308,7 @@ func (w *worker) changelog(k *work, next state.Position) ([]pipeline.Record, err
 	for i := range records {
 		records[i].Topic = w.topic(records[i].Topic)
 	}
+	records = append(records, k.elsewhere...)
 	topic := w.topic("state." + w.task.name)
 	err := k.tx.Changelog(next, func(key, value []byte) {
 		records = append(records, pipeline.Record{Topic: topic, Partition: w.partition, Key: key, Value: value})

@@ -73,9 +73,17 @@ func TestScanMergesOverlayAndStore(t *testing.T) {
 	}
 	want(t, "many", strings.ReplaceAll(scan(t, s, "m1"), "= ", " "), "m10 m11 m12 m13 m14 m15 m16 m17 m18 m19=")
 
+	s.Delete([]byte("m15"))
+	var from []string
+	err := tx.ScanFrom(1, []byte("m1"), []byte("m14"), func(key, _ []byte) error { from = append(from, string(key)); return nil })
+	want(t, "from own keys on", fmt.Sprint(from, err), "[m14 m16 m17 m18 m19] <nil>")
+	from = nil
+	err = tx.ScanFrom(1, nil, []byte("d"), func(key, _ []byte) error { from = append(from, string(key)); return nil })
+	want(t, "from stored keys on", fmt.Sprint(from[:3], len(from), err), "[d e m00] 103 <nil>")
+
 	stop := errors.New("stop")
 	visited := 0
-	err := s.Scan(nil, func(_, _ []byte) error { visited++; return stop })
+	err = s.Scan(nil, func(_, _ []byte) error { visited++; return stop })
 	wantError(t, "fn's error", err, stop)
 	if visited != 1 {
 		t.Errorf("visited %d keys after an error, want 1", visited)

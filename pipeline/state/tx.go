@@ -165,12 +165,24 @@ func (s *stageTx) DeleteRange(from, to []byte) error {
 	return nil
 }
 
-func (s *stageTx) Scan(prefix []byte, fn func(key, value []byte) error) (err error) {
+func (s *stageTx) Scan(prefix []byte, fn func(key, value []byte) error) error {
+	return s.scan(prefix, prefix, fn)
+}
+
+// ScanFrom visits the plain keys of a stage that have the prefix and are not below from, which has the prefix too, as
+// pipeline.Tx.Scan does. The way to the first one does not lead over the keys below it, deleted ones included: a queue whose
+// head moves on is read in constant time.
+func (t *Transaction) ScanFrom(code byte, prefix, from []byte, fn func(key, value []byte) error) error {
+	return t.stage(code).scan(prefix, from, fn)
+}
+
+func (s *stageTx) scan(prefix, from []byte, fn func(key, value []byte) error) (err error) {
 	if err := s.t.usable(); err != nil {
 		return err
 	}
-	lower := append(append([]byte(nil), s.plain[:]...), prefix...)
-	it, err := s.p.store.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: afterPrefix(lower)})
+	lower := append(append([]byte(nil), s.plain[:]...), from...)
+	upper := afterPrefix(append(append([]byte(nil), s.plain[:]...), prefix...))
+	it, err := s.p.store.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
 		return fmt.Errorf("scan state of %s, stage %d: %w", s.p.who, s.stage, err)
 	}
@@ -178,7 +190,7 @@ func (s *stageTx) Scan(prefix []byte, fn func(key, value []byte) error) (err err
 
 	sp := s.space
 	sp.order()
-	own := sp.ordered[sp.from(prefix):]
+	own := sp.ordered[sp.from(from):]
 	stored := it.First()
 	for {
 		var e *plainEntry

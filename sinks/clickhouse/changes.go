@@ -11,12 +11,15 @@ import (
 	"github.com/millstream-io/millstream/pipeline"
 )
 
-// changeBatch turns messages of `changes` into rows of profiles, segment_log and scores. Messages of other types are for other
-// readers.
+// changeBatch turns messages of `changes` into rows of profiles, segment_log, scores and the tables of identity. Messages of other
+// types are for other readers; so is profile.split, which is followed by the profile as it is then.
 type changeBatch struct {
-	profiles profileRows
-	segments segmentRows
-	scores   scoreRows
+	profiles    profileRows
+	segments    segmentRows
+	scores      scoreRows
+	merges      mergeRows
+	overrides   overrideRows
+	identifiers identifierRows
 }
 
 func newChangeBatch() *changeBatch {
@@ -24,11 +27,14 @@ func newChangeBatch() *changeBatch {
 	b.profiles.init()
 	b.segments.init()
 	b.scores.init()
+	b.merges.init()
+	b.overrides.init()
+	b.identifiers.init()
 	return b
 }
 
 func (b *changeBatch) tables() []*rows {
-	return []*rows{&b.profiles.rows, &b.segments.rows, &b.scores.rows}
+	return []*rows{&b.profiles.rows, &b.segments.rows, &b.scores.rows, &b.merges.rows, &b.overrides.rows, &b.identifiers.rows}
 }
 
 func (b *changeBatch) add(r *pipeline.Record) *pipeline.RejectError {
@@ -40,10 +46,18 @@ func (b *changeBatch) add(r *pipeline.Record) *pipeline.RejectError {
 	switch m.Type {
 	case pipeline.ProfileCreated, pipeline.ProfileUpdated:
 		return b.profiles.add(m, data, meta)
+	case pipeline.ProfileMerged:
+		return b.profiles.merged(m, data, meta)
 	case pipeline.SegmentEntered, pipeline.SegmentExited, pipeline.SegmentCarried, pipeline.SegmentPassed:
 		return b.segments.add(m, data, meta)
 	case pipeline.ScoreChanged:
 		return b.scores.add(m, data, meta)
+	case pipeline.IdentityMerge:
+		return b.merges.add(data)
+	case pipeline.IdentityOverride:
+		return b.overrides.add(data)
+	case pipeline.IdentityIdentifier:
+		return b.identifiers.add(data)
 	}
 	return nil
 }
@@ -155,6 +169,30 @@ func (t *profileRows) add(m *pipeline.Message, data, meta gjson.Result) *pipelin
 	appendNumbers(t.aggregates, t.aggregate)
 	t.appendSegments(d.segments)
 	appendNumbers(t.scores, t.score)
+	t.updated.AppendRaw(stored(m.Timestamp))
+	return nil
+}
+
+// merged appends the end of a profile whose identifiers all belong to another one now. Its contents are in the other's row.
+// A later profile of that id has a higher version.
+func (t *profileRows) merged(m *pipeline.Message, data, meta gjson.Result) *pipeline.RejectError {
+	into, err := uuid.Parse(data.Get("into").Str)
+	version, ok := t.sequence(meta.Get("version"))
+	if err != nil || !ok {
+		return pipeline.Reject("profile_incomplete", "the message lacks into or meta.version")
+	}
+	t.id.Append(m.ProfileID)
+	t.version.Append(version)
+	t.deleted.Append(0)
+	t.mergedInto.Append(proto.NewNullable(into))
+	t.first.AppendRaw(0)
+	t.last.AppendRaw(0)
+	t.appendIdentifiers(gjson.Result{})
+	t.flat.begin(0)
+	t.flat.appendTo(t.traits)
+	appendNumbers(t.aggregates, nil)
+	t.appendSegments(gjson.Result{})
+	appendNumbers(t.scores, nil)
 	t.updated.AppendRaw(stored(m.Timestamp))
 	return nil
 }

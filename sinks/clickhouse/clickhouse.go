@@ -2,7 +2,7 @@
 // dead letters in ClickHouse, every record in its table exactly once.
 //
 //	resolved      events
-//	changes       profiles, segment_log, scores
+//	changes       profiles, segment_log, scores, merges, overrides, identifiers
 //	deliveries    deliveries
 //	dead_letters  dead_letters
 //	each range    progress

@@ -10,7 +10,8 @@ import (
 	"github.com/millstream-io/millstream/pipeline"
 )
 
-// eventBatch turns records of `resolved` into rows of events.
+// eventBatch turns records of `resolved` into rows of events: one for each accepted event, of the first time that it is in the
+// topic. What tells profiles of each other, and events that follow a profile to where it went, are no rows.
 type eventBatch struct {
 	rows
 	flat  flattener
@@ -76,9 +77,13 @@ func newEventBatch() *eventBatch {
 func (b *eventBatch) tables() []*rows { return []*rows{&b.rows} }
 
 func (b *eventBatch) add(r *pipeline.Record) *pipeline.RejectError {
+	switch pipeline.ResolvedKind(r) {
+	case pipeline.KindRegroup, pipeline.KindMove:
+		return nil
+	}
 	ev := &b.event
 	config, rej := pipeline.ParseResolved(r, ev)
-	if rej != nil {
+	if rej != nil || ev.Forwarded {
 		return rej
 	}
 	b.flatten(ev)

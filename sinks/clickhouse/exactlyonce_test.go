@@ -64,7 +64,7 @@ func TestSameRangeThreeTimesIsOnce(t *testing.T) {
 	d.userView()
 	for topic, records := range map[string][]pipeline.Record{
 		"resolved": months(0, 99), "deliveries": numbered(0, 9, delivery), "dead_letters": numbered(0, 9, letter),
-		"changes": append(numbered(0, 9, transition), change(10, bob, pipeline.ProfileUpdated, aliceDocument, `{"version":1}`), scored(11, bob, "heat", "5", "null", 2)),
+		"changes": append(numbered(0, 9, transition), change(10, bob, pipeline.ProfileUpdated, aliceDocument, `{"version":1}`), merge(11), merge(12), scored(13, bob, "heat", "5", "null", 2)),
 	} {
 		r := rangeOf(topic, records)
 		d.writeRange(r, records)
@@ -82,8 +82,8 @@ func TestSameRangeThreeTimesIsOnce(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	d.want(`SELECT (SELECT count() FROM events), (SELECT sum(n) FROM daily), (SELECT sum(revenue) FROM daily), (SELECT count() FROM segment_log), (SELECT count() FROM profiles), (SELECT count() FROM scores), (SELECT count() FROM deliveries), (SELECT count() FROM dead_letters)`,
-		"100\t100\t150\t10\t1\t1\t10\t10")
+	d.want(`SELECT (SELECT count() FROM events), (SELECT sum(n) FROM daily), (SELECT sum(revenue) FROM daily), (SELECT count() FROM segment_log), (SELECT count() FROM profiles), (SELECT count() FROM deliveries), (SELECT count() FROM dead_letters), (SELECT count() FROM merges), (SELECT count() FROM scores)`,
+		"100\t100\t150\t10\t1\t10\t10\t2\t1")
 	if strings.Contains(d.log.String(), "old try") {
 		t.Error("a young range was treated as an old one")
 	}
@@ -91,14 +91,18 @@ func TestSameRangeThreeTimesIsOnce(t *testing.T) {
 
 // A table that remembers few inserts, a range that landed in part, and many inserts after it: only the rest is sent.
 func TestRangeThatIsOlderThanTheWindow(t *testing.T) {
-	tables := map[string]string{"resolved": "events", "changes": "segment_log", "deliveries": "deliveries", "dead_letters": "dead_letters"}
-	for topic, records := range map[string][]pipeline.Record{
-		"resolved": months(100, 160), "changes": numbered(100, 160, transition), "deliveries": numbered(102, 160, delivery), "dead_letters": numbered(100, 160, letter),
+	for _, c := range []struct {
+		topic, table string
+		first        int64
+		record       func(int64) pipeline.Record
+	}{
+		{"resolved", "events", 100, amid}, {"changes", "segment_log", 100, transition}, {"changes", "merges", 100, merge},
+		{"deliveries", "deliveries", 102, delivery}, {"dead_letters", "dead_letters", 100, letter},
 	} {
-		t.Run(topic, func(t *testing.T) {
+		t.Run(c.table, func(t *testing.T) {
 			t.Parallel()
 			d := newDB(t)
-			table := tables[topic]
+			topic, table, records := c.topic, c.table, numbered(c.first, 160, c.record)
 			d.query("ALTER TABLE " + table + " MODIFY SETTING non_replicated_deduplication_window = 4")
 			d.sink.windows[table] = 4
 			r := rangeOf(topic, records)
@@ -112,19 +116,18 @@ func TestRangeThatIsOlderThanTheWindow(t *testing.T) {
 			}
 			d.writeRange(r, some)
 			landed := d.query("SELECT count() FROM " + table)
-			record := map[string]func(int64) pipeline.Record{"resolved": func(o int64) pipeline.Record { return months(o, o)[0] }, "changes": transition, "deliveries": delivery, "dead_letters": letter}[topic]
 			for o := int64(900); o < 912; o++ {
-				d.write(topic, record(o))
+				d.write(topic, c.record(o))
 			}
-			if landed != fmt.Sprint(len(some)) {
-				t.Fatalf("%s rows have landed, want %d", landed, len(some))
+			if landed != fmt.Sprint(rowsOf(some)) {
+				t.Fatalf("%s rows have landed, want %d", landed, rowsOf(some))
 			}
 
 			r.Repeated = true
 			for range 3 {
 				d.writeRange(r, records)
 			}
-			d.want("SELECT count() FROM "+table, fmt.Sprint(len(records)+12))
+			d.want("SELECT count() FROM "+table, fmt.Sprint(rowsOf(records)+rowsOf(numbered(900, 911, c.record))))
 			if !strings.Contains(d.log.String(), "old try") {
 				t.Error("the log does not say that views may lack rows")
 			}

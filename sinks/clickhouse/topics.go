@@ -2,6 +2,7 @@ package clickhouse
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/ClickHouse/ch-go/proto"
@@ -79,7 +80,11 @@ func (s *Sink) noteOrigin(ctx context.Context, o origin) (before predecessors, e
 	o.turns = 0
 	if o.topic == "changes" {
 		var highest uint64
-		row := s.conn.QueryRow(ctx, "SELECT greatest((SELECT max(version) FROM "+s.table("profiles")+"), (SELECT max(sequence) FROM "+s.table("segment_log")+"), (SELECT max(sequence) FROM "+s.table("scores")+"))")
+		var maxima []string
+		for _, c := range [][2]string{{"version", "profiles"}, {"sequence", "segment_log"}, {"sequence", "scores"}, {"version", "overrides"}, {"version", "identifiers"}} {
+			maxima = append(maxima, "(SELECT max("+c[0]+") FROM "+s.table(c[1])+")")
+		}
+		row := s.conn.QueryRow(ctx, "SELECT greatest("+strings.Join(maxima, ", ")+")")
 		if err := row.Scan(&highest); err != nil {
 			return before, err
 		}

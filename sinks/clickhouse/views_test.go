@@ -23,9 +23,14 @@ func seen(offset int64, who pipeline.ID, when, event, properties, context string
 	})
 }
 
-func moved(offset int64, who pipeline.ID, messageType, segment, when string, sequence int) pipeline.Record {
+// moved is a transition; since is when the membership began, if not then.
+func moved(offset int64, who pipeline.ID, messageType, segment, when string, sequence int, since ...string) pipeline.Record {
+	meta := fmt.Sprintf(`{"sequence":%d}`, sequence)
+	if len(since) > 0 {
+		meta = fmt.Sprintf(`{"sequence":%d,"since":%q}`, sequence, since[0])
+	}
 	return change(offset, who, messageType, fmt.Sprintf(`{"transition_id":%q,"segment":%q,"version":1,"effective_at":%q,"emitted_at":%q,"cause":"live","message_id":"m"}`,
-		pipeline.HashID([]byte(fmt.Sprint(offset))), segment, when, when), fmt.Sprintf(`{"sequence":%d}`, sequence))
+		pipeline.HashID([]byte(fmt.Sprint(offset))), segment, when, when), meta)
 }
 
 // A small shop, computed by hand: alice (who was the visitor carol before she logged in), bob, and somebody without an id.
@@ -39,7 +44,6 @@ func shop(t *testing.T) *db {
 		seen(5, bob, "11:00", "Order Completed", `{"revenue":50,"currency":"GBP"}`, `{"campaign":{"source":"mail","name":"summer"}}`),
 		seen(6, bob, "2026-08-11T11:00:00Z", "Product Viewed", `{}`, `{}`),
 		seen(7, pipeline.ID{}, "12:00", "Product Viewed", `{}`, `{}`))
-	d.query(fmt.Sprintf(`INSERT INTO overrides VALUES ('%s', '%s', 1)`, carol, alice))
 	d.write("changes",
 		change(0, alice, pipeline.ProfileCreated, strings.ReplaceAll(aliceDocument, `"plan":"pro"`, `"plan":"free"`), `{"version":1}`),
 		change(1, alice, pipeline.ProfileUpdated, aliceDocument, `{"version":2}`),
@@ -48,11 +52,11 @@ func shop(t *testing.T) *db {
 		moved(4, alice, pipeline.SegmentExited, "vip", "2026-08-02T09:00:00Z", 2),
 		moved(5, alice, pipeline.SegmentEntered, "vip", "2026-08-03T09:30:00Z", 4),
 		moved(6, bob, pipeline.SegmentEntered, "vip", "2026-08-01T09:10:00Z", 1),
-		moved(7, carol, pipeline.SegmentEntered, "hot", "2026-08-01T08:30:00Z", 1))
-	// The merge of carol into alice: her membership passes to alice.
-	d.query(fmt.Sprintf(`INSERT INTO segment_log (transition_id, segment, version, profile_id, sequence, op, delta, since, cause, effective_at, emitted_at) VALUES
-		('%s', 'hot', 1, '%s', 2, 'passed', -1, '2026-08-01 08:30:00', 'merge', '2026-08-01 10:15:00', '2026-08-01 10:15:00'),
-		('%s', 'hot', 1, '%s', 3, 'carried', 1, '2026-08-01 08:30:00', 'merge', '2026-08-01 10:15:00', '2026-08-01 10:15:00')`, pipeline.HashID([]byte("p")), carol, pipeline.HashID([]byte("c")), alice))
+		moved(7, carol, pipeline.SegmentEntered, "hot", "2026-08-01T08:30:00Z", 1),
+		// The merge of carol into alice: her membership passes to alice.
+		merge(8), override(8, carol, alice, 1),
+		moved(9, carol, pipeline.SegmentPassed, "hot", "2026-08-01T10:15:00Z", 2),
+		moved(10, alice, pipeline.SegmentCarried, "hot", "2026-08-01T10:15:00Z", 3, "2026-08-01T08:30:00Z"))
 	for i, x := range []pipeline.Delivery{{Outcome: "retried", LatencyMS: 100, Status: 503}, {Outcome: "delivered", LatencyMS: 10, Status: 200}, {Outcome: "unchanged"}, {Outcome: "parked", LatencyMS: 30}, {Outcome: "rejected", LatencyMS: 20, Status: 400}} {
 		x.WebhookID, x.Sink, x.Attempt, x.SentAt = pipeline.HashID([]byte("w")), "crm", i+1, at("2026-08-01T09:59:00Z").Add(time.Duration(i/4)*time.Minute)
 		value, err := json.Marshal(x)
@@ -78,7 +82,7 @@ func TestViewsOfPeople(t *testing.T) {
 	d.want(fmt.Sprintf(timeline, carol), "\t"+(pipeline.ID{}).String())
 
 	// Un-merged: carol is on her own again, whatever was stamped on the events.
-	d.query(fmt.Sprintf(`INSERT INTO overrides VALUES ('%s', '%s', 2)`, carol, carol))
+	d.write("changes", override(11, carol, carol, 2))
 	d.want(`SELECT person_id, count() FROM person_events WHERE person_id IN ('`+alice.String()+`', '`+carol.String()+`') GROUP BY ALL ORDER BY person_id`, `
 		`+alice.String()+`	3
 		`+carol.String()+`	1`)
@@ -87,12 +91,12 @@ func TestViewsOfPeople(t *testing.T) {
 
 	people := `SELECT person_id, traits['plan'], aggregates['orders'] FROM people ORDER BY person_id`
 	d.want(people, "\n\t\t"+alice.String()+"\tpro\t3\n\t\t"+bob.String()+"\tpro\t3")
-	d.query(fmt.Sprintf(`INSERT INTO profiles (profile_id, version, merged_into) VALUES ('%s', 9, '%s')`, bob, alice))
+	d.write("changes", joined(12, bob, alice, 9))
 	d.want(people, alice.String()+"\tpro\t3")
 	d.query(fmt.Sprintf(`INSERT INTO profiles (profile_id, version, deleted) VALUES ('%s', 9, 1)`, alice))
 	d.want(people, "")
-	d.query(fmt.Sprintf(`INSERT INTO profiles (profile_id, version) VALUES ('%s', 10)`, bob)) // a split
-	d.want(people, bob.String()+"\t\t0")
+	d.write("changes", change(13, bob, pipeline.ProfileUpdated, aliceDocument, `{"version":10}`)) // born again
+	d.want(people, bob.String()+"\tpro\t3")
 }
 
 func TestViewsOfSegments(t *testing.T) {
@@ -147,6 +151,7 @@ func TestQuestions(t *testing.T) {
 		"Overlap":            "hot\tvip\t1\t1",
 		"Health":             "crm\t2026-08-01\t5\t0.4\t1\t2\t100",
 		"Identity":           "2026-08-01\t7\t0.1429\t1\t0",
+		"Merges and splits":  "2026-07-27\t1\t0\t0\t0",
 		"Time to conversion": "ads\t1\t1\t[0.1,0.1,0.1]\nmail\t1\t1\t[0,0,0]",
 		"Dead letters":       "",
 	}

@@ -27,6 +27,8 @@ type Subject struct {
 	// ExactlyOnce says that a repeated write leaves no repetition outside. Without it the outside may hold repetitions,
 	// under the same ids.
 	ExactlyOnce bool
+	// Commit writes the records of the outcomes (Outcome.Record) as the engine's transaction does. Nil: there are none.
+	Commit func(t *testing.T, records []pipeline.Record)
 }
 
 // hanging is the test for an outside that can hang.
@@ -61,28 +63,40 @@ func Run(t *testing.T, start func(t *testing.T) Subject) {
 // writeMax is what the contract gives a Write.
 const writeMax = 5 * time.Second
 
-// outcomes mixes good messages with one that cannot be read and one that is for the tables alone.
+// internal are the messages for the tables alone, by the number of the record that they replace in outcomes.
+func internal() map[int]string {
+	return map[int]string{11: pipeline.SegmentCarried, 12: pipeline.SegmentPassed, 13: pipeline.IdentityMerge, 14: pipeline.IdentityOverride, 15: pipeline.IdentityIdentifier}
+}
+
+// outcomes mixes good messages, with and without a profile, with one that cannot be read and those for the tables alone.
 func outcomes(t *testing.T, s Subject) {
-	p := newPartition(t, 0)
+	p := newPartition(t, s, 0)
 	sink := s.Open(t)
 	defer sink.Close()
 	records := Records(0, 0, 20)
 	records[7].Value = []byte(`{"type":`)
-	internal := Message(0, 11)
-	internal.Type = "segment.carried"
-	records[11].Value = internal.AppendJSON(nil)
+	for i, kind := range internal() {
+		m := Message(0, i)
+		m.Type = kind
+		records[i].Value = m.AppendJSON(nil)
+	}
+	for i, kind := range []string{pipeline.ProfileMerged, pipeline.ProfileSplit} {
+		m := Message(0, i)
+		m.Type, m.Data = kind, []byte(`{"profile_id":"x","into":"y","from":"z","rule":"merge","reason":"","message_id":"m"}`)
+		records[i].Value = m.AppendJSON(nil)
+	}
 
 	got := p.write(t, sink, attempts(records), true)
 	var want []pipeline.ID
 	for i, o := range got {
-		switch i {
-		case 7:
+		switch {
+		case i == 7:
 			if o.Kind != pipeline.Rejected || o.Code == "" || o.Reason == "" {
 				t.Errorf("outcome of the record that cannot be read is %+v, want rejected with code and reason", o)
 			}
-		case 11:
+		case internal()[i] != "":
 			if o.Kind != pipeline.Unchanged {
-				t.Errorf("outcome of the record for the tables alone is %+v, want unchanged", o)
+				t.Errorf("outcome of the record %s for the tables alone is %+v, want unchanged", internal()[i], o)
 			}
 		default:
 			want = append(want, Message(0, i).ID)
@@ -97,7 +111,7 @@ func outcomes(t *testing.T, s Subject) {
 func nothing(t *testing.T, s Subject) {
 	sink := s.Open(t)
 	defer sink.Close()
-	if got := newPartition(t, 0).write(t, sink, nil, true); len(got) != 0 {
+	if got := newPartition(t, s, 0).write(t, sink, nil, true); len(got) != 0 {
 		t.Errorf("no attempts gave %d outcomes", len(got))
 	}
 	s.holds(t, nil, true)
@@ -105,7 +119,7 @@ func nothing(t *testing.T, s Subject) {
 
 // repeats writes, loses the transaction and the process, and writes the same records and more of them.
 func repeats(t *testing.T, s Subject) {
-	p := newPartition(t, 0)
+	p := newPartition(t, s, 0)
 	records := Records(0, 0, 30)
 	first := s.Open(t)
 	before := p.write(t, first, attempts(records[:20]), false)
@@ -124,7 +138,7 @@ func repeats(t *testing.T, s Subject) {
 }
 
 func goesOn(t *testing.T, s Subject) {
-	p := newPartition(t, 0)
+	p := newPartition(t, s, 0)
 	for part := range 3 {
 		sink := s.Open(t)
 		p.write(t, sink, attempts(Records(0, part*10, 10)), true)
@@ -141,7 +155,7 @@ func atOnce(t *testing.T, s Subject) {
 	var all []pipeline.ID
 	var writers sync.WaitGroup
 	for n := range int32(4) {
-		p := newPartition(t, n)
+		p := newPartition(t, s, n)
 		all = append(all, ids(n, 0, 40)...)
 		writers.Go(func() {
 			for part := range 4 {
@@ -161,7 +175,7 @@ func hangs(t *testing.T, s Subject) {
 	s.Hang(t)
 	sink := s.Open(t)
 	defer sink.Close()
-	for i, o := range newPartition(t, 0).write(t, sink, attempts(Records(0, 0, 200)), true) {
+	for i, o := range newPartition(t, s, 0).write(t, sink, attempts(Records(0, 0, 200)), true) {
 		if o.Kind != pipeline.RetryAt || o.At.IsZero() {
 			t.Fatalf("outcome %d is %+v, want a time to try again", i, o)
 		}
@@ -177,7 +191,7 @@ func cancelled(t *testing.T, s Subject) {
 	defer sink.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	tx := newPartition(t, 0).part.Begin()
+	tx := newPartition(t, s, 0).part.Begin()
 	defer tx.Discard()
 	start := time.Now()
 	got, err := sink.Write(ctx, tx.Stage(1), attempts(Records(0, 0, 20)))
@@ -191,7 +205,7 @@ func cancelled(t *testing.T, s Subject) {
 
 func closes(t *testing.T, s Subject) {
 	sink := s.Open(t)
-	newPartition(t, 0).write(t, sink, attempts(Records(0, 0, 3)), true)
+	newPartition(t, s, 0).write(t, sink, attempts(Records(0, 0, 3)), true)
 	for range 2 {
 		if err := sink.Close(); err != nil {
 			t.Errorf("close: %v", err)
@@ -227,11 +241,12 @@ func (s Subject) holds(t *testing.T, want []pipeline.ID, once bool) {
 
 // partition is the sink's own store for one partition.
 type partition struct {
-	part   *state.Partition
-	number uint64
+	subject Subject
+	part    *state.Partition
+	number  uint64
 }
 
-func newPartition(t *testing.T, number int32) *partition {
+func newPartition(t *testing.T, subject Subject, number int32) *partition {
 	t.Helper()
 	store, err := state.Open(filepath.Join(t.TempDir(), "state"), state.Options{})
 	if err != nil {
@@ -243,7 +258,7 @@ func newPartition(t *testing.T, number int32) *partition {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { part.Close() })
-	return &partition{part: part}
+	return &partition{subject: subject, part: part}
 }
 
 // write calls Write as the engine does, within its time, and commits or loses the transaction.
@@ -265,12 +280,34 @@ func (p *partition) write(t *testing.T, sink pipeline.Sink, list []pipeline.Atte
 		return make([]pipeline.Outcome, len(list))
 	}
 	if commit {
+		p.commit(t, got)
 		p.number++
 		if err := tx.Commit(state.Position{Number: p.number}); err != nil {
 			t.Errorf("commit: %v", err)
 		}
 	}
 	return got
+}
+
+// commit hands the records of the outcomes over.
+func (p *partition) commit(t *testing.T, outcomes []pipeline.Outcome) {
+	t.Helper()
+	var records []pipeline.Record
+	for i := range outcomes {
+		if r := outcomes[i].Record; r != nil {
+			if outcomes[i].Kind != pipeline.Delivered {
+				t.Errorf("outcome %d has a record and is %+v", i, outcomes[i])
+			}
+			records = append(records, *r)
+		}
+	}
+	switch {
+	case len(records) == 0:
+	case p.subject.Commit == nil:
+		t.Error("the outcomes have records, which nobody writes")
+	default:
+		p.subject.Commit(t, records)
+	}
 }
 
 // profilesPer is how many profiles the records of one partition belong to, in turn.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/sinks/mapping"
 )
 
 // timeoutMax leaves room in writeTime for one whole request.
@@ -33,9 +34,10 @@ func (c *Config) compile(env *pipeline.Env) (*settings, []pipeline.Problem) {
 	if s.maxAge < time.Minute || s.maxAge > 30*24*time.Hour {
 		problems = append(problems, pipeline.Problemf([]string{"max_age"}, "max_age is %s, it must be 1m … 30d", c.MaxAge))
 	}
-	var more []pipeline.Problem
-	s.mapping, more = newMapping(c.Map, env)
-	problems = append(problems, more...)
+	if c.Map != nil {
+		m, more := mapping.Compile(c.Map, env)
+		s.mapping, problems = m, append(problems, more...)
+	}
 	if problems != nil {
 		return nil, problems
 	}

@@ -33,7 +33,7 @@ type answer struct {
 // body is what the endpoint gets: for one message always the same bytes.
 func (s *sink) body(m *pipeline.Message) ([]byte, error) {
 	if s.mapping != nil {
-		return s.mapping.body(m)
+		return s.mapping.Body(m)
 	}
 	b := make([]byte, 0, len(m.Data)+128)
 	b = append(b, `{"type":`...)

@@ -19,6 +19,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/sinks/mapping"
 )
 
 // Config is what stands under `webhook` in the YAML.
@@ -72,7 +73,7 @@ type settings struct {
 	url         *url.URL
 	signer      *standardwebhooks.Webhook
 	headers     http.Header
-	mapping     *mapping // nil: the message as it is
+	mapping     *mapping.Mapping // nil: the message as it is
 	guard       *guard
 	redactor    redactor
 	timeout     time.Duration

@@ -226,3 +226,16 @@ func TestDeliveryRecord(t *testing.T) {
 		t.Errorf("delivery is %s, %v", b, err)
 	}
 }
+
+func TestMappingOfOtherDataIsRefused(t *testing.T) {
+	c := testConfig("http://127.0.0.1:1")
+	c.Map = map[string]string{"a": "type"}
+	s, _ := openTest(t, c, &pipeline.Env{})
+	m := sinktest.Message(0, 0)
+	m.Data = []byte(`["a"]`)
+	list := attempts(1)
+	list[0].Record.Value = m.AppendJSON(nil)
+	if o := writeAll(t, s, list)[0]; o.Kind != pipeline.Rejected || o.Code != "message_undecodable" || strings.Contains(o.Reason, `"a"`) {
+		t.Errorf("outcome is %+v", o)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -17,6 +18,8 @@ type Objects struct {
 	paths map[string][]string // split paths of leaves and expressions
 	named map[string]bool     // top-level keys that `map` takes whole
 	line  gjson.Result        // the object in hand
+	key   string              // of the record that holds it
+	at    time.Time           // of the record
 	vars  func(name string) any
 }
 
@@ -26,6 +29,7 @@ func (m *Mapping) Objects() *Objects {
 	o.vars = o.variable
 	for _, l := range m.leaves {
 		switch {
+		case l.envelope != none:
 		case l.program != nil:
 			for _, n := range l.program.Names() {
 				if o.paths[n], _ = SplitPath(n); strings.HasPrefix(n, columnPrefix) {
@@ -46,7 +50,12 @@ func (m *Mapping) Objects() *Objects {
 // Append appends the event of a line, which must be one valid JSON object in UTF-8, and returns the value of message_id, ""
 // if there is none.
 func (o *Objects) Append(dst, line []byte) (event []byte, messageID string, err error) {
-	o.line = gjson.ParseBytes(line)
+	return o.AppendRecord(dst, line, "", time.Time{})
+}
+
+// AppendRecord is Append for a record that has a key and a time of its own; an empty key is no value.
+func (o *Objects) AppendRecord(dst, line []byte, key string, at time.Time) (event []byte, messageID string, err error) {
+	o.line, o.key, o.at = gjson.ParseBytes(line), key, at
 	root, messageID, err := o.choose(o)
 	if err != nil {
 		return dst, "", err
@@ -93,6 +102,21 @@ func (o *Objects) variable(name string) any {
 }
 
 func (o *Objects) value(dst []byte, n *node) ([]byte, error) {
+	filled, err := o.own(dst, n)
+	if err == nil && len(filled) == len(dst) && n.leaf.isTime && !o.at.IsZero() {
+		return appendString(dst, o.at.UTC().Format(pipeline.TimeFormat)), nil
+	}
+	return filled, err
+}
+
+// own is the value that the object or the key has for a leaf.
+func (o *Objects) own(dst []byte, n *node) ([]byte, error) {
+	switch {
+	case n.leaf.envelope == recordTime, n.leaf.envelope == recordKey && o.key == "":
+		return dst, nil
+	case n.leaf.envelope == recordKey:
+		return o.m.appendTime(dst, o.key, n.leaf)
+	}
 	if n.leaf.constant != nil {
 		return append(dst, n.leaf.constant...), nil
 	}

@@ -30,6 +30,8 @@ type Spec struct {
 	TimeFormat string            // of `timestamp`, see ParseTimeFormat
 	JSON       bool              // the rows are JSON objects, not lines of a table
 	Columns    []string          // of a table, if they are known before the file is read
+	Key        string            // the field that takes the key of a record (Objects.AppendRecord); "": none
+	Timed      bool              // records have a time of their own, which stands in for a timestamp
 }
 
 // fields are the names on the left, and what they are called in Segment's JSON. message_id becomes the record's id and does
@@ -47,14 +49,24 @@ type Mapping struct {
 	time    TimeFormat
 }
 
-// leaf is one field and where its value comes from: exactly one of the last three.
+// leaf is one field and where its value comes from: exactly one of constant, source, program and envelope.
 type leaf struct {
 	target   []string // path in the event
 	constant []byte   // JSON
 	source   string   // column or path, as written
 	program  *expression.Program
+	envelope envelope
 	isTime   bool
 }
+
+// envelope is what a record has beside its value.
+type envelope uint8
+
+const (
+	none envelope = iota
+	recordKey
+	recordTime
+)
 
 // Codes of the *pipeline.RejectError that says why a row has no event; it tells nothing of the row's content.
 const (
@@ -90,6 +102,15 @@ func Compile(spec Spec) (*Mapping, []pipeline.Problem) {
 	for _, k := range slices.Sorted(maps.Keys(spec.Expr)) {
 		c.expr(k, spec.Expr[k])
 	}
+	if spec.Key != "" {
+		if l, ok := c.target("key", spec.Key); ok {
+			l.envelope = recordKey
+			m.leaves = append(m.leaves, l)
+		}
+	}
+	if spec.Timed && c.taken["timestamp"] == "" {
+		m.leaves = append(m.leaves, leaf{target: []string{"timestamp"}, envelope: recordTime, isTime: true})
+	}
 	c.conflicts()
 	if c.taken["type"] == "" && len(c.problems) == 0 {
 		c.bad([]string{"set"}, 0, "the rows have no type: add set: {type: track} or another of %s", strings.Join(types, ", "))
@@ -115,6 +136,9 @@ func (c *compiler) bad(path []string, column int, format string, args ...any) {
 // target reads the name on the left.
 func (c *compiler) target(section, name string) (leaf, bool) {
 	at := []string{section, name}
+	if section == "key" {
+		at = at[:1]
+	}
 	words, err := SplitPath(name)
 	if err != nil {
 		c.bad(at, 0, "%s", err)
@@ -252,7 +276,11 @@ func (c *compiler) conflicts() {
 		for i := range key {
 			if key[i] == 0 && c.taken[key[:i]] != "" {
 				dots := strings.NewReplacer("\x00", ".")
-				c.bad([]string{c.taken[key], dots.Replace(key)}, 0, "%s is a value already, so it can have no parts", dots.Replace(key[:i]))
+				at := []string{c.taken[key], dots.Replace(key)}
+				if at[0] == "key" {
+					at = at[:1]
+				}
+				c.bad(at, 0, "%s is a value already, so it can have no parts", dots.Replace(key[:i]))
 			}
 		}
 	}

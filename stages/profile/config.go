@@ -166,11 +166,12 @@ func build(config any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Pro
 // hide adds an aggregate that another stage requires.
 func (p *plan) hide(h *pipeline.Hidden) {
 	a := attribute{name: h.Name, key: h.Name, index: h.Index, hidden: true}
-	if h.Past != (pipeline.Past{}) {
+	switch {
+	case h.Past != pipeline.Past{}:
 		p.remember(&a, h.Past)
-	} else if len(h.Events) == 1 {
+	case len(h.Events) == 1:
 		a.op, a.event = opMaxTime, h.Events[0]
-	} else {
+	default:
 		a.op, a.steps, a.within = opSequence, h.Events, h.Within.Milliseconds()
 	}
 	p.byName[h.Name] = len(p.attributes)
@@ -348,6 +349,9 @@ func (p *plan) concerned(ev *pipeline.Event) []*attribute {
 	}
 	return p.always
 }
+
+// counts tells whether the value of no events is zero, not absent.
+func (o op) counts() bool { return o == opCount || o == opSum || o == opUnique }
 
 // valueType is the type in expressions.
 func (a *attribute) valueType() pipeline.AttributeType {

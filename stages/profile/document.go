@@ -24,14 +24,18 @@ func (v *view) Value(name string) any {
 	if key, ok := strings.CutPrefix(name, "traits."); ok {
 		return v.trait(key)
 	}
-	if i, ok := v.plan.byName[name]; ok {
-		a := v.aggregate(i, i)
-		if a != nil && a.past != nil {
-			return a.past.value(&v.plan.attributes[i])
-		}
-		return a.any()
+	i, ok := v.plan.byName[name]
+	if !ok {
+		return nil
 	}
-	return nil
+	a := v.aggregate(i, i)
+	if a != nil && a.past != nil {
+		return a.past.value(&v.plan.attributes[i])
+	}
+	if a == nil && v.plan.attributes[i].op.plain().counts() {
+		return 0.0 // of nothing: somebody who has never bought has 0 orders
+	}
+	return a.any()
 }
 
 // aggregate is the content of an attribute now, nil if there is none; guess is where it may stand in the state.

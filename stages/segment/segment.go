@@ -73,7 +73,8 @@ func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, e
 	if err != nil {
 		return fmt.Errorf("partition %d, offset %d: %w", ev.Partition, ev.Offset, err)
 	}
-	all := m.definitions != s.definitions || ev.Type == pipeline.TypeEvaluate && ev.Cause != pipeline.CauseTimer || len(m.brought) > 0
+	// Also of somebody new: a condition may hold although nothing that it reads has changed.
+	all := m.definitions != s.definitions || ev.Type == pipeline.TypeEvaluate && ev.Cause != pipeline.CauseTimer || len(m.brought) > 0 || p.Created
 	carried := s.carried(m, ev)
 	if err := s.decide(m, carried, ev, all); err != nil {
 		return err

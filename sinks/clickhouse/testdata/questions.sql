@@ -58,6 +58,11 @@ GROUP BY sink, day ORDER BY sink, day;
 SELECT toStartOfMonth(time) AS month, count() AS events, round(countIf(person_id <> profile_id) / events, 4) AS merged_later, countIf(NOT has_person) AS nobody, round(avg(late), 4) AS late
 FROM person_events GROUP BY month ORDER BY month;
 
+-- Merges and splits: what the link log did per week. An operation may have several rows.
+SELECT toMonday(at) AS week, uniqExactIf(log_offset, kind = 'merge') AS merges, uniqExactIf(log_offset, kind = 'split') AS splits,
+  uniqExactIf(log_offset, kind = 'refused') AS refused, uniqExactIf(log_offset, kind = 'quarantined') AS quarantined
+FROM merges GROUP BY week ORDER BY week;
+
 -- Time to conversion: days from the first event to the first order, by first source.
 SELECT first_source, countIf(converted) AS buyers, round(buyers / count(), 3) AS rate, arrayMap(x -> round(x / 86400, 1), quantilesExactIf(0.25, 0.5, 0.9)(seconds, converted)) AS days
 FROM (

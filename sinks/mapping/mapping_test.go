@@ -1,7 +1,6 @@
-package webhook
+package mapping
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/millstream-io/millstream/pipeline"
@@ -56,12 +55,13 @@ func TestMapping(t *testing.T) {
 		`upper(plan) + "!"`:             `"GOLD!"`,
 		`plan == "gold" ? "yes" : "no"`: `"yes"`,
 	} {
-		c := testConfig("https://crm.example.com/")
-		c.Map = map[string]string{"field": source}
-		s, _ := openTest(t, c, env)
+		fields, problems := Compile(map[string]string{"field": source}, env)
+		if problems != nil {
+			t.Fatal(problems)
+		}
 		m := sinktest.Message(0, 0)
 		m.Data = []byte(profileData)
-		got, err := s.body(m)
+		got, err := fields.Body(m)
 		wanted := `{` + previous + `}`
 		if want != "" {
 			wanted = `{"field":` + want + `,` + previous + `}`
@@ -73,30 +73,39 @@ func TestMapping(t *testing.T) {
 }
 
 func TestMappingIsSortedAndHasPreviousIDs(t *testing.T) {
-	c := testConfig("https://crm.example.com/")
-	c.Map = map[string]string{"z": "type", "a": "data.reason", "m\"x": "data.into", "Z": "1"}
-	s, _ := openTest(t, c, &pipeline.Env{})
+	fields, problems := Compile(map[string]string{"z": "type", "a": "data.reason", "m\"x": "data.into", "Z": "1"}, &pipeline.Env{})
+	if problems != nil {
+		t.Fatal(problems)
+	}
 	m := sinktest.Message(0, 0)
 	m.Type, m.Data = "profile.merged", []byte(`{"reason":"login","into":"x"}`)
-	if got, err := s.body(m); err != nil || string(got) != `{"Z":1,"a":"login","m\"x":"x","previous_ids":[],"z":"profile.merged"}` {
+	if got, err := fields.Body(m); err != nil || string(got) != `{"Z":1,"a":"login","m\"x":"x","previous_ids":[],"z":"profile.merged"}` {
 		t.Errorf("body is %s, %v", got, err)
 	}
-	c.Map = map[string]string{"previous_ids": `"none"`}
-	s, _ = openTest(t, c, &pipeline.Env{})
-	if got, err := s.body(m); err != nil || string(got) != `{"previous_ids":"none"}` {
+	if fields, problems = Compile(map[string]string{"previous_ids": `"none"`}, &pipeline.Env{}); problems != nil {
+		t.Fatal(problems)
+	}
+	if got, err := fields.Body(m); err != nil || string(got) != `{"previous_ids":"none"}` {
 		t.Errorf("body is %s, %v", got, err)
 	}
 }
 
-func TestMappingRefusesOtherData(t *testing.T) {
-	c := testConfig("http://127.0.0.1:1")
-	c.Map = map[string]string{"a": "type"}
-	s, _ := openTest(t, c, &pipeline.Env{})
-	m := sinktest.Message(0, 0)
-	m.Data = []byte(`["a"]`)
-	list := attempts(1)
-	list[0].Record.Value = m.AppendJSON(nil)
-	if o := writeAll(t, s, list)[0]; o.Kind != pipeline.Rejected || o.Code != "message_undecodable" || strings.Contains(o.Reason, `"a"`) {
-		t.Errorf("outcome is %+v", o)
+func TestValueAsText(t *testing.T) {
+	for source, want := range map[string]string{
+		"identifiers.email[0]": "a@example.com", "aggregates.orders_90d": "3", "aggregates.revenue": "1234.5", "identifiers.phone[0]": "",
+		"segments": `["hot","vip"]`, "first_seen": "2025-12-29T09:20:00.000Z", "traits.vip": "true", "aggregates.revenue / 0": "",
+	} {
+		v, problem := CompileValue([]string{"key"}, source, &pipeline.Env{})
+		if problem != nil {
+			t.Fatal(problem)
+		}
+		m := sinktest.Message(0, 0)
+		m.Data = []byte(profileData)
+		if got, err := v.Text(m); err != nil || got != want {
+			t.Errorf("%s gives %q, %v, want %q", source, got, err, want)
+		}
+	}
+	if _, problem := CompileValue([]string{"key"}, "traits.plan + nope", &pipeline.Env{}); problem == nil || problem.Path[0] != "key" || problem.Column != 14 {
+		t.Errorf("problem is %+v", problem)
 	}
 }

@@ -1,4 +1,20 @@
-package webhook
+// Package mapping makes bodies out of messages: what `map` of a sink says.
+//
+// A body is one flat JSON object, its fields in sorted order, so that a message always gives the same bytes. What is missing is
+// left out, not null: a null would erase what the receiver knows by itself. Times are written in RFC 3339, what is not a text,
+// number, boolean or list of texts as its JSON text.
+//
+// Expressions know
+//
+//	type, timestamp, id, profile_id         of the message
+//	data.x                                  its data, such as data.segment or data.cause
+//	traits.x, identifiers.email[0],
+//	aggregates.x, scores.x                  of the profile
+//	segments, previous_ids                  lists
+//	first_seen, last_seen, declared names   as everywhere
+//
+// previous_ids is in every body, so that a receiver which knows the profile by an older id finds it.
+package mapping
 
 import (
 	"encoding/json"
@@ -14,24 +30,16 @@ import (
 	"github.com/millstream-io/millstream/pipeline/expression"
 )
 
-// mapping makes the body from the fields of `map`: one flat JSON object, its fields in sorted order, so that a message
-// always gives the same bytes. What is missing is left out, not null: a null would erase what the CRM knows by itself.
-// Times are written in RFC 3339, what is not a text, number, boolean or list of texts as its JSON text.
-//
-// Expressions know
-//
-//	type, timestamp, id, profile_id         of the message
-//	data.x                                  its data, such as data.segment or data.cause
-//	traits.x, identifiers.email[0],
-//	aggregates.x, scores.x                  of the profile
-//	segments, previous_ids                  lists
-//	first_seen, last_seen, declared names   as everywhere
-//
-// previous_ids is in every body, so that a receiver which knows the profile by an older id finds it.
-type mapping struct{ fields []field }
+// Mapping is a compiled `map`. It is immutable and safe for concurrent use.
+type Mapping struct{ fields []field }
 
 type field struct {
-	name    string
+	name string
+	*Value
+}
+
+// Value is a compiled expression over a message. It is immutable and safe for concurrent use.
+type Value struct {
 	program *expression.Program
 	lookup  map[string]func(d *document) any // of the names in the program
 }
@@ -41,10 +49,8 @@ const (
 	previousIDs = "previous_ids"
 )
 
-func newMapping(fields map[string]string, env *pipeline.Env) (*mapping, []pipeline.Problem) {
-	if fields == nil {
-		return nil, nil
-	}
+// Compile checks the fields: name to expression. It returns every problem, with paths that begin with map.
+func Compile(fields map[string]string, env *pipeline.Env) (*Mapping, []pipeline.Problem) {
 	if len(fields) == 0 || len(fields) > fieldsMax {
 		return nil, []pipeline.Problem{pipeline.Problemf([]string{"map"}, "map has %d fields, it must have 1 … %d; without map the whole message is sent", len(fields), fieldsMax)}
 	}
@@ -52,34 +58,42 @@ func newMapping(fields map[string]string, env *pipeline.Env) (*mapping, []pipeli
 	if _, ok := fields[previousIDs]; !ok {
 		fields[previousIDs] = previousIDs
 	}
-	m, problems := &mapping{}, []pipeline.Problem(nil)
-	scope := scopeOf(env)
+	m, problems := &Mapping{}, []pipeline.Problem(nil)
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		path := []string{"map", name}
 		if name == "" {
 			problems = append(problems, pipeline.Problemf(path, "a field needs a name"))
 			continue
 		}
-		program, err := expression.Compile(fields[name], scope)
-		if err != nil {
-			problem := pipeline.Problemf(path, "%v", err)
-			var at *expression.Error
-			if errors.As(err, &at) {
-				problem.Message, problem.Column = at.Message, at.Column
-			}
-			problems = append(problems, problem)
+		v, problem := CompileValue(path, fields[name], env)
+		if problem != nil {
+			problems = append(problems, *problem)
 			continue
 		}
-		f := field{name: name, program: program, lookup: map[string]func(*document) any{}}
-		for _, n := range program.Names() {
-			f.lookup[n] = lookup(n, env)
-		}
-		m.fields = append(m.fields, f)
+		m.fields = append(m.fields, field{name, v})
 	}
 	if problems != nil {
 		return nil, problems
 	}
 	return m, nil
+}
+
+// CompileValue checks one expression, which stands at the path in the configuration.
+func CompileValue(path []string, source string, env *pipeline.Env) (*Value, *pipeline.Problem) {
+	program, err := expression.Compile(source, scopeOf(env))
+	if err != nil {
+		problem := pipeline.Problemf(path, "%v", err)
+		var at *expression.Error
+		if errors.As(err, &at) {
+			problem.Message, problem.Column = at.Message, at.Column
+		}
+		return nil, &problem
+	}
+	v := &Value{program: program, lookup: map[string]func(*document) any{}}
+	for _, n := range program.Names() {
+		v.lookup[n] = lookup(n, env)
+	}
+	return v, nil
 }
 
 // roots are the open parts of a profile, and data.
@@ -226,9 +240,9 @@ func moment(v any) any {
 	return nil
 }
 
-// body evaluates the fields.
-func (m *mapping) body(msg *pipeline.Message) ([]byte, error) {
-	d := document{message: msg}
+// read decodes the message.
+func read(msg *pipeline.Message) (*document, error) {
+	d := &document{message: msg}
 	if err := json.Unmarshal(msg.Data, &d.data); err != nil {
 		return nil, pipeline.Reject("message_undecodable", "the data of the message is not a JSON object")
 	}
@@ -236,17 +250,56 @@ func (m *mapping) body(msg *pipeline.Message) ([]byte, error) {
 	if p, ok := d.data["profile"].(map[string]any); ok {
 		d.profile = p
 	}
+	return d, nil
+}
+
+// of is the value for a document: text, number, boolean or list of texts, nil if it has none.
+func (v *Value) of(d *document) (any, error) {
+	x, err := v.program.Value(func(name string) any { return v.lookup[name](d) })
+	if t, ok := x.(time.Time); ok {
+		return t.UTC().Format(pipeline.TimeFormat), err
+	}
+	if n, ok := x.(float64); ok && (math.IsNaN(n) || math.IsInf(n, 0)) {
+		return nil, err
+	}
+	return x, err
+}
+
+// Text is the value for a message as text: a number in its shortest form, a list as JSON, "" if the message has none. The error
+// is a *pipeline.RejectError.
+func (v *Value) Text(msg *pipeline.Message) (string, error) {
+	d, err := read(msg)
+	if err != nil {
+		return "", err
+	}
+	x, err := v.of(d)
+	if err != nil {
+		return "", pipeline.Reject("map_failed", "the expression could not be evaluated")
+	}
+	if s, ok := x.(string); ok || x == nil {
+		return s, nil
+	}
+	b, err := json.Marshal(x)
+	if err != nil {
+		return "", pipeline.Reject("map_failed", "the value of the expression could not be written")
+	}
+	return string(b), nil
+}
+
+// Body evaluates the fields. The error is a *pipeline.RejectError.
+func (m *Mapping) Body(msg *pipeline.Message) ([]byte, error) {
+	d, err := read(msg)
+	if err != nil {
+		return nil, err
+	}
 	out := []byte{'{'}
 	for i := range m.fields {
 		f := &m.fields[i]
-		v, err := f.program.Value(func(name string) any { return f.lookup[name](&d) })
+		v, err := f.of(d)
 		if err != nil {
 			return nil, pipeline.Reject("map_failed", "the expression of field %s could not be evaluated", f.name)
 		}
-		if t, ok := v.(time.Time); ok {
-			v = t.UTC().Format(pipeline.TimeFormat)
-		}
-		if x, ok := v.(float64); v == nil || ok && (math.IsNaN(x) || math.IsInf(x, 0)) {
+		if v == nil {
 			continue
 		}
 		name, err := json.Marshal(f.name)

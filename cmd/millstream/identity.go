@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/pipeline/broker"
+	"github.com/millstream-io/millstream/pipeline/engine"
+	"github.com/millstream-io/millstream/pipeline/links"
+)
+
+// identityOptions are the flags of the commands below identity.
+type identityOptions struct {
+	data   string
+	wait   time.Duration
+	reason string
+	json   bool
+	dryRun bool
+}
+
+func identityCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "identity",
+		GroupID: "people",
+		Short:   "Look at and correct who is who",
+		Long: `Shows why identifiers are one person, and corrects it. A correction is an operation in the link
+log: the running pipeline follows at once, and a replay of the events does not undo it.
+Identifiers are written type:value.
+
+  millstream identity show pipeline.yaml user_id:42
+  millstream identity unlink pipeline.yaml user_id:42 email:info@example.com
+  millstream identity block pipeline.yaml email:info@example.com`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(
+		identityShow(),
+		identityOperation(links.OpLink, "PIPELINE IDENTIFIER IDENTIFIER", "Say that two identifiers are one person", 2,
+			"Joins the people of the two identifiers, unless a limit forbids it. Ends an earlier unlink of the two."),
+		identityOperation(links.OpUnlink, "PIPELINE IDENTIFIER IDENTIFIER", "Take a link back", 2,
+			"Whatever events have stated or will state, the two identifiers alone make nobody one person any more.\nProfiles, counts and segments are then as if the link had never been."),
+		identityOperation(links.OpBlock, "PIPELINE IDENTIFIER", "Let an identifier say nothing about a person", 1,
+			"Takes all links of the identifier back and ignores it from now on: a shared device, an address at info@."),
+		identityOperation(links.OpUnblock, "PIPELINE IDENTIFIER", "Let a blocked or quarantined identifier count again", 1,
+			"The links that events have stated of the identifier hold again, within the limits."),
+	)
+	return c
+}
+
+func identityFlags(c *cobra.Command, o *identityOptions) {
+	c.Flags().StringVar(&o.data, "data", "", "folder of the embedded servers (default .millstream/<pipeline>)")
+	c.Flags().DurationVar(&o.wait, "wait", 30*time.Second, "how long to wait for Kafka")
+	c.Flags().BoolVar(&o.json, "json", false, "one JSON object on standard output")
+}
+
+func identityShow() *cobra.Command {
+	var o identityOptions
+	c := &cobra.Command{
+		Use:   "show PIPELINE IDENTIFIER",
+		Short: "Show the person of an identifier, and why",
+		Args:  cobra.ExactArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			return o.withLog(c.Context(), args[0], args[1:], func(log *engine.LinkLog, plan *pipeline.Plan, ids []pipeline.Identifier) error {
+				profile, members, history, err := log.Person(ids[0].ID)
+				if err != nil {
+					return err
+				}
+				if o.json {
+					return printJSON(os.Stdout, map[string]any{"profile_id": profile, "members": members, "history": history})
+				}
+				showPerson(os.Stdout, plan, ids[0], profile, members, history)
+				return nil
+			})
+		},
+	}
+	identityFlags(c, &o)
+	return c
+}
+
+func identityOperation(op, use, short string, identifiers int, long string) *cobra.Command {
+	var o identityOptions
+	c := &cobra.Command{
+		Use:   op + " " + use,
+		Short: short,
+		Long:  long,
+		Args:  cobra.ExactArgs(1 + identifiers),
+		RunE: func(c *cobra.Command, args []string) error {
+			return o.withLog(c.Context(), args[0], args[1:], func(log *engine.LinkLog, plan *pipeline.Plan, ids []pipeline.Identifier) error {
+				var list []pipeline.ID
+				for _, id := range ids {
+					list = append(list, id.ID)
+				}
+				out, err := log.Operate(c.Context(), op, o.reason, time.Now().UTC().Truncate(time.Millisecond), o.dryRun, list...)
+				if err != nil {
+					return err
+				}
+				if o.json {
+					return printJSON(os.Stdout, out)
+				}
+				fmt.Println(sentence(out, o.dryRun))
+				if out.Kind == links.Refused {
+					return &exitError{status: exitCheckFailed}
+				}
+				return nil
+			})
+		},
+	}
+	identityFlags(c, &o)
+	c.Flags().StringVar(&o.reason, "reason", "", "why, for those who look later")
+	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "say what would happen and change nothing")
+	return c
+}
+
+// withLog opens the pipeline's link log and parses the identifiers.
+func (o *identityOptions) withLog(ctx context.Context, file string, texts []string, use func(*engine.LinkLog, *pipeline.Plan, []pipeline.Identifier) error) (err error) {
+	plan, err := load(file, os.LookupEnv)
+	if err != nil {
+		return err
+	}
+	var ids []pipeline.Identifier
+	for _, text := range texts {
+		id, err := plan.Identities.Parse(text)
+		if err != nil {
+			return &exitError{exitUsage, err}
+		}
+		ids = append(ids, id)
+	}
+	if o.data == "" {
+		o.data = filepath.Join(".millstream", plan.Name)
+	}
+	s := &services{data: o.data, pipeline: plan.Name, logger: newLogger(), say: func(string) {}}
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer func() {
+		stop()
+		err = errors.Join(err, s.close())
+	}()
+	addresses := plan.Brokers
+	if len(addresses) == 0 {
+		if _, err := os.Stat(filepath.Join(o.data, "broker")); err != nil {
+			return &exitError{exitCheckFailed, fmt.Errorf("pipeline %s has not run in %s: give its folder with --data", plan.Name, o.data)}
+		}
+		if addresses, err = s.startBroker(background); err != nil {
+			return serviceError(err)
+		}
+	}
+	secured, err := broker.LoadTLS(plan.Kafka.TLS)
+	if err != nil {
+		return err
+	}
+	dialing, cancel := context.WithTimeout(ctx, o.wait)
+	defer cancel()
+	cluster, err := broker.Dial(dialing, broker.Config{Brokers: addresses, Logger: s.logger, TLS: secured, SASL: plan.Kafka.SASL})
+	if err != nil {
+		return serviceError(err)
+	}
+	defer func() { err = errors.Join(err, cluster.Close()) }()
+	log, err := engine.OpenLinkLog(ctx, plan, cluster, s.logger)
+	if err != nil {
+		return &exitError{exitCheckFailed, err}
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	return use(log, plan, ids)
+}
+
+// sentence says what an operation did.
+func sentence(o *links.Outcome, dryRun bool) string {
+	would := ""
+	if dryRun {
+		would = "Would be: "
+	}
+	switch o.Kind {
+	case links.Nothing:
+		return would + "nothing changes: it was so already."
+	case links.Refused:
+		return would + "refused: " + o.Reason + "."
+	}
+	return fmt.Sprintf("%s%s: %d identifiers change their profile.", would, o.Kind, len(o.Rows))
+}
+
+func showPerson(w io.Writer, plan *pipeline.Plan, asked pipeline.Identifier, profile pipeline.ID, members []pipeline.ID, history []*links.Outcome) {
+	names := map[byte]string{pipeline.CodeAmbiguous: "ambiguous"}
+	for _, r := range plan.Identities.Rules() {
+		names[r.Code] = r.Name
+	}
+	fmt.Fprintf(w, "profile  %s\n", profile)
+	fmt.Fprintf(w, "asked    %s  %s\n", asked.ID, asked.Type.Name)
+	for _, m := range members {
+		fmt.Fprintf(w, "member   %s  %s\n", m, names[m[0]])
+	}
+	if len(history) == 0 {
+		fmt.Fprintln(w, "It was never linked.")
+		return
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "\nAT\tWHAT\tSTRONG\tWEAK\tBY\tREASON")
+	for _, o := range history {
+		by := o.By
+		if by == "" {
+			by = "operator"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s %s\t%s %s\t%s\t%s\n", o.At.Format(time.DateTime), strings.TrimSpace(o.Op+" "+o.Kind),
+			names[o.Strong[0]], short(o.Strong), names[o.Weak[0]], short(o.Weak), by, o.Reason)
+	}
+	_ = t.Flush() // to standard output
+}
+
+func short(id pipeline.ID) string {
+	if id == (pipeline.ID{}) {
+		return ""
+	}
+	return id.String()[:8]
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
