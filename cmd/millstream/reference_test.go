@@ -101,7 +101,7 @@ func TestEveryKeyIsInTheReference(t *testing.T) {
 // TestEveryFlagIsInTheReference compares docs/reference/cli.md with the commands.
 func TestEveryFlagIsInTheReference(t *testing.T) {
 	text := read(t, filepath.Join(root, "docs/reference/cli.md"))
-	rows := flagsInPage(text)
+	rows, used := flagsInPage(text), map[string]bool{}
 	for _, c := range leaves(rootCommand()) {
 		command := strings.TrimPrefix(c.CommandPath(), "millstream ")
 		if !strings.Contains(text, "\nmillstream "+command) {
@@ -116,6 +116,10 @@ func TestEveryFlagIsInTheReference(t *testing.T) {
 			}
 			names = append(names, name)
 			row, ok := rows[command][name]
+			if group, _, sub := strings.Cut(command, " "); !ok && sub { // flags that several of a group have stand there
+				row, ok = rows[group][name]
+				used[group+" "+name] = true
+			}
 			if !ok {
 				t.Errorf("cli.md does not describe --%s of %s", name, command)
 			}
@@ -126,6 +130,13 @@ func TestEveryFlagIsInTheReference(t *testing.T) {
 		for name := range rows[command] {
 			if !slices.Contains(names, name) {
 				t.Errorf("cli.md describes --%s of %s, which does not exist", name, command)
+			}
+		}
+	}
+	for _, group := range rootCommand().Commands() {
+		for name := range rows[group.Name()] {
+			if group.HasSubCommands() && !used[group.Name()+" "+name] {
+				t.Errorf("cli.md describes --%s of %s, which no command of it has", name, group.Name())
 			}
 		}
 	}

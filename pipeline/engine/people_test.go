@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -49,8 +50,8 @@ var variants = []variant{
 
 func TestPeople(t *testing.T) {
 	seeds := uint64(12)
-	if testing.Short() {
-		seeds = 2
+	if n, err := strconv.ParseUint(os.Getenv("SEEDS"), 10, 32); err == nil {
+		seeds = n
 	}
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
@@ -105,7 +106,6 @@ type people struct {
 	variant
 	t        *testing.T
 	ctx      context.Context
-	rules    []pipeline.IdentifierRule
 	settings *links.Settings
 	plan     *pipeline.Plan
 

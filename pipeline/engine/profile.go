@@ -103,7 +103,7 @@ func (j *profileJob) one(ctx context.Context, r *pipeline.Record) error {
 		return rej
 	}
 	if j.plan.Stitching && j.ev.Canonical != (pipeline.ID{}) {
-		forwarded, err := j.place(r, &j.ev, config)
+		forwarded, err := j.place(&j.ev, config)
 		if forwarded || err != nil {
 			return err
 		}
@@ -127,9 +127,7 @@ func (j *profileJob) note(ev *pipeline.Event) {
 		if len(ev.Changed) == 0 && !p.Created {
 			return
 		}
-		u = &update{}
-		j.updates[p.ID] = u
-		j.order = append(j.order, p.ID)
+		u = j.update(p)
 	}
 	u.profile = p
 	u.created = u.created || p.Created
@@ -138,6 +136,14 @@ func (j *profileJob) note(ev *pipeline.Event) {
 			u.changed = append(u.changed, name)
 		}
 	}
+}
+
+// update begins the notes on a profile.
+func (j *profileJob) update(p *pipeline.Profile) *update {
+	u := &update{profile: p}
+	j.updates[p.ID] = u
+	j.order = append(j.order, p.ID)
+	return u
 }
 
 // forget drops what was noted of a profile: it is no more.
@@ -164,9 +170,12 @@ func (j *profileJob) tellOne(m *pipeline.Message) {
 // lookAgain evaluates the changed profiles once more after a rollback, which made the objects that were noted invalid.
 // Nothing changes by it: it only finds the live objects.
 func (j *profileJob) lookAgain(ctx context.Context) error {
-	for _, id := range j.order {
+	for _, id := range slices.Clone(j.order) {
 		if err := j.wake(ctx, id, pipeline.Millis(j.work.now), ""); err != nil {
 			return fmt.Errorf("evaluate a profile again: %v", err) //nolint:errorlint // not a rejection any more: no event is to blame
+		}
+		if j.ev.Profile == nil { // it is being regrouped: the evaluation at the end of that tells everything
+			j.forget(id)
 		}
 	}
 	return nil

@@ -150,6 +150,7 @@ func (j *profileJob) letGo(ctx context.Context, o *roster, t *turn) error {
 			}
 			if len(f.Contents) > 0 {
 				m.Fragments = append(m.Fragments, f)
+				t.gave = true
 			}
 			o.fragments = slices.Delete(o.fragments, at, at+1)
 		}
@@ -248,6 +249,9 @@ func (j *profileJob) evaluate(ctx context.Context, o *roster, t *turn) error {
 	if t.kind != "merge" && t.expect > 0 && j.ev.Profile != nil && j.ev.Profile.Version > 0 { // else nobody has heard of it
 		j.tellOne(j.people(pipeline.ProfileSplit, o.profile, "from", t.from, t))
 	}
+	if _, gone := o.gone(o.profile); t.gave && !gone && j.ev.Profile != nil && j.updates[o.profile] == nil {
+		j.update(j.ev.Profile) // it may have nothing any more: then no name is new, and yet it is another one
+	}
 	return j.through()
 }
 
@@ -272,7 +276,7 @@ func (j *profileJob) attach(ev *pipeline.Event, o *roster) {
 }
 
 // place finds out where an event goes: elsewhere, then it is forwarded, or into its profile, whose roster it may change.
-func (j *profileJob) place(r *pipeline.Record, ev *pipeline.Event, config uint64) (forwarded bool, err error) {
+func (j *profileJob) place(ev *pipeline.Event, config uint64) (forwarded bool, err error) {
 	o, err := j.roster(ev.Canonical, ev.IDV > 0 || ev.Primary != ev.Canonical)
 	if o == nil || err != nil {
 		return false, err
@@ -315,6 +319,7 @@ type pointer struct {
 type turn struct {
 	offset             uint64
 	told, left         bool // the regroup has come; its leave has been answered
+	gave               bool // with data
 	leave              []pipeline.Leave
 	expect, answers    int
 	decisions          []pipeline.StageBytes // what profiles that were merged into this one brought; counts when the turn is over
@@ -424,6 +429,9 @@ func (t *turn) encode(dst []byte) []byte {
 	if t.left {
 		flags |= 2
 	}
+	if t.gave {
+		flags |= 4
+	}
 	dst = append(dst, flags)
 	dst = binary.AppendUvarint(binary.AppendUvarint(dst, uint64(t.expect)), uint64(t.answers))
 	dst = binary.AppendUvarint(dst, uint64(len(t.leave)))
@@ -462,7 +470,7 @@ func (o *roster) decode(value []byte) error {
 func decodeTurn(d *pipeline.Decoder) turn {
 	t := turn{offset: d.Uvarint()}
 	flags := d.Byte()
-	t.told, t.left = flags&1 != 0, flags&2 != 0
+	t.told, t.left, t.gave = flags&1 != 0, flags&2 != 0, flags&4 != 0
 	t.expect, t.answers = int(d.Uvarint()), int(d.Uvarint())
 	for n := d.Uvarint(); n > 0 && d.OK(); n-- {
 		t.leave = append(t.leave, pipeline.Leave{ID: d.ID(), To: d.ID()})

@@ -147,12 +147,12 @@ func (c *Config) blocked() (func(value string) bool, []pipeline.Problem) {
 		case strings.TrimSpace(b) == "":
 			problems = append(problems, pipeline.Problemf(at, "an empty value identifies nobody anyway"))
 		case isPattern && len(pattern) > 1 && strings.HasSuffix(pattern, "/"):
-			re, err := regexp.Compile("(?i)" + strings.TrimSuffix(pattern, "/"))
-			if err != nil {
+			pattern = strings.TrimSuffix(pattern, "/")
+			if _, err := regexp.Compile(pattern); err != nil {
 				problems = append(problems, pipeline.Problemf(at, "%s is not a regular expression: %s", b, strings.TrimPrefix(err.Error(), "error parsing regexp: ")))
 				continue
 			}
-			patterns = append(patterns, re)
+			patterns = append(patterns, regexp.MustCompile("(?i)"+pattern))
 		default:
 			values[strings.ToLower(strings.TrimSpace(b))] = true
 		}

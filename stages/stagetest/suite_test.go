@@ -57,6 +57,9 @@ func TestSuite(t *testing.T) {
 		"segment": cleanYAML + dedupYAML + profileYAML + segmentYAML,
 	}
 	for _, kind := range stages.Kinds {
+		if kind.Name == "identity" {
+			continue // keeps no state but the link log, which no transaction undoes: TestPeople of pipeline/engine has its laws
+		}
 		chain, ok := chains[kind.Name]
 		if !ok {
 			t.Errorf("stage %s has no chain to be tested in", kind.Name)
