@@ -23,6 +23,7 @@ func kinds() config.Kinds {
 			{Name: "clean", Task: pipeline.TaskResolve, Code: 1, Config: func() any { return &struct{}{} }, Build: stageBuild},
 			{Name: "dedup", Task: pipeline.TaskResolve, Code: 2, After: []string{"clean"}, Config: func() any { return &dedupConfig{Window: pipeline.Duration(24 * 3600e9)} }, Build: stageBuild},
 			{Name: "profile", Task: pipeline.TaskProfile, Code: 3, After: []string{"clean"}, Config: func() any { return &profileConfig{} }, Build: buildProfile},
+			{Name: "score", Task: pipeline.TaskProfile, Code: 2, After: []string{"clean", "profile"}, Around: []string{"segment"}, Config: func() any { return &scoreConfig{} }, Build: buildScore},
 			{Name: "segment", Task: pipeline.TaskProfile, Code: 4, After: []string{"clean", "profile"}, Config: func() any { return &segmentConfig{} }, Build: buildSegment},
 		},
 		Sinks: []pipeline.SinkKind{
@@ -153,6 +154,19 @@ func buildSegment(c any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.P
 	}
 	build, _ := stageBuild(c, env)
 	return build, problems
+}
+
+type scoreConfig map[string]string
+
+// buildScore declares scores, without a model.
+func buildScore(c any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Problem) {
+	for _, name := range slices.Sorted(maps.Keys(*c.(*scoreConfig))) {
+		if _, err := env.Declare(name, pipeline.Number); err != nil {
+			return nil, []pipeline.Problem{pipeline.Problemf([]string{name}, "%s", err)}
+		}
+		env.Scores = append(env.Scores, name)
+	}
+	return stageBuild(c, env)
 }
 
 func buildWebhook(name string, c any, env *pipeline.Env) (func(context.Context, pipeline.Deps) (any, error), []pipeline.Problem) {

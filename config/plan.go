@@ -199,7 +199,8 @@ func (b *builder) sinks(section *pair) {
 	})
 }
 
-// stages reads the list of stages: `- kind` or `- kind: {…}`, in the order of the kinds.
+// stages reads the list of stages: `- kind` or `- kind: {…}`, in the order of the kinds, but for those that may stand around each
+// other.
 func (b *builder) stages(section *pair) {
 	d := decoder{report: b.report}
 	if !d.is(section.value, section.at, section.key, sequence) {
@@ -216,7 +217,6 @@ func (b *builder) stages(section *pair) {
 		}
 	}
 	b.lacking(section, listed, names)
-	last := -1
 	var seen []string
 	for _, p := range listed {
 		i := slices.Index(names, p.key)
@@ -227,12 +227,15 @@ func (b *builder) stages(section *pair) {
 		case slices.Contains(seen, p.key):
 			d.fail(p.at, "the stage %s stands twice", p.key)
 			continue
-		case i < last:
-			d.fail(p.at, "the stage %s comes before %s: the order is %s", p.key, names[last], strings.Join(names, ", "))
+		}
+		k := b.kinds.Stages[i]
+		for _, before := range slices.Backward(seen) {
+			if slices.Index(names, before) > i && !slices.Contains(k.Around, before) {
+				d.fail(p.at, "the stage %s comes before %s: the order is %s", p.key, before, strings.Join(names, ", "))
+				break
+			}
 		}
 		seen = append(seen, p.key)
-		last = max(last, i)
-		k := b.kinds.Stages[i]
 		var make func() pipeline.Stage
 		b.part(p, k.Config(), func(config any) (problems []pipeline.Problem) {
 			make, problems = k.Build(config, &b.env)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tidwall/gjson"
@@ -19,7 +20,9 @@ import (
 //	entered("s"), exited("s")   the message says so of segment s
 //	created()                   the profile is new
 //	merged()                    the profile is now part of another one, data.into
-//	changed("name")             the profile is new or updated, and this attribute, trait or identifier is among what changed
+//	changed("name")             the profile is new or updated, and this attribute, trait or identifier is among what changed; of a
+//	                            score: it was told to be another one
+//	changed("score", 5)         a score is another one by 5 or more than when this was last so
 //	orders, traits.plan, …      the profile in the message, by the names of the stage `profile`
 //
 // A message about a segment knows nothing of what changed, and one about a change nothing of segments entered: there the
@@ -82,21 +85,43 @@ func (b *builder) changed(args []expression.Argument) (string, error) {
 	switch {
 	case !ok:
 		return "", errors.New("changed needs a name in quotes")
-	case len(args) > 1:
-		return "", fmt.Errorf("changed(%q, delta) compares with the value before, and messages do not carry it in this version: write changed(%q)", name, name)
+	case slices.Contains(b.env.Scores, name):
+		return b.scoreChanged(name, args[1:])
 	}
-	if trait, ok := strings.CutPrefix(name, "traits."); ok && trait != "" {
-		return "changed(" + trait, nil
-	}
+	trait, isTrait := strings.CutPrefix(name, "traits.")
 	known := []string{"user_id", "email", "phone", "anonymous_id"}
 	for _, a := range b.env.Attributes {
 		known = append(known, a.Name)
 	}
-	if !slices.Contains(known, name) {
+	switch {
+	case !slices.Contains(known, name) && (!isTrait || trait == ""):
 		return "", fmt.Errorf("the profile has no %q (a trait is traits.%s)%s", name, name, suggest.DidYouMean(name, known))
+	case len(args) > 1:
+		return "", fmt.Errorf("changed(%q, delta) compares with the value before, which messages carry of scores alone: write changed(%q)", name, name)
+	case isTrait:
+		return "changed(" + trait, nil
 	}
 	return "changed(" + name, nil
 }
+
+// scoreChanged checks changed("score") and changed("score", delta). The stage score is asked to say when the delta is reached.
+func (b *builder) scoreChanged(name string, rest []expression.Argument) (string, error) {
+	if len(rest) == 0 {
+		return "score(" + name, nil
+	}
+	delta, ok := rest[0].Value.(float64)
+	switch {
+	case !ok || !rest[0].Constant || !(delta > 0):
+		return "", fmt.Errorf("changed(%q, delta) needs a constant number above 0", name)
+	case len(b.env.Deltas[name]) >= maxDeltas && !slices.Contains(b.env.Deltas[name], delta):
+		return "", fmt.Errorf("changed(%q, …) stands with more than %d different numbers in this pipeline", name, maxDeltas)
+	}
+	b.env.Delta(name, delta)
+	return "score(" + name + "(" + strconv.FormatFloat(delta, 'g', -1, 64), nil
+}
+
+// maxDeltas bounds the deltas of one score: each is a number in the state of every profile.
+const maxDeltas = 8
 
 // reading is one message while its condition is evaluated.
 type reading struct {
@@ -124,8 +149,13 @@ func (b *builder) reader(name string) func(*reading) any {
 		return func(r *reading) any { return member(r.person().Get("traits"), path) }
 	}
 	a, _ := b.env.Attribute(name)
+	score := slices.Contains(b.env.Scores, name)
 	return func(r *reading) any {
-		v := scalarOf(child(r.person().Get("aggregates"), name))
+		part := "aggregates"
+		if score {
+			part = "scores"
+		}
+		v := scalarOf(child(r.person().Get(part), name))
 		if v == nil { // texts stand among the traits
 			v = scalarOf(child(r.person().Get("traits"), name))
 		}
@@ -158,9 +188,29 @@ func functionReader(function, argument string) func(*reading) any {
 			return found
 		}
 	}
+	if function == "score" {
+		return scoreReader(argument)
+	}
 	want := map[string]string{"entered": pipeline.SegmentEntered, "exited": pipeline.SegmentExited}[function]
 	return func(r *reading) any {
 		return r.message.Type == want && gjson.GetBytes(r.message.Data, "segment").Str == argument
+	}
+}
+
+// scoreReader tells whether a message says that a score changed; with a delta, that this delta was reached.
+func scoreReader(argument string) func(*reading) any {
+	name, text, delta := strings.Cut(argument, "(")
+	by, _ := strconv.ParseFloat(text, 64)
+	return func(r *reading) any {
+		if r.message.Type != pipeline.ScoreChanged || gjson.GetBytes(r.message.Data, "score").Str != name {
+			return false
+		}
+		reached := !delta
+		gjson.GetBytes(r.message.Meta, "deltas").ForEach(func(_, v gjson.Result) bool {
+			reached = reached || v.Num == by
+			return !reached
+		})
+		return reached
 	}
 }
 

@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/millstream-io/millstream/pipeline"
@@ -63,6 +64,71 @@ func TestWhen(t *testing.T) {
 		}
 		if got != want {
 			t.Errorf("%s: %s, want %s", when, got, want)
+		}
+	}
+}
+
+// TestWhenOfScores: changed("score", delta) is true where the stage says that this delta was reached.
+func TestWhenOfScores(t *testing.T) {
+	message := func(score, meta string) *pipeline.Message {
+		return &pipeline.Message{Type: pipeline.ScoreChanged, Data: json.RawMessage(`{"score":"` + score + `","value":12,"profile":{"aggregates":{"heat":99,"orders":4},"scores":{"heat":12}}}`), Meta: json.RawMessage(meta)}
+	}
+	all := []*pipeline.Message{
+		message("heat", `{"deltas":[]}`), message("heat", `{"deltas":[2.5,5]}`), message("heat", `{"deltas":[2.5]}`), message("other", `{"deltas":[5]}`), message("heat", ``),
+		{Type: pipeline.ProfileUpdated, Data: json.RawMessage(`{"scores":{"heat":12},"changed":["heat"]}`)},
+	}
+	for when, want := range map[string]string{
+		`changed("heat")`:                   "111.1.",
+		`changed("heat", 5)`:                ".1....",
+		`changed("heat", 2.5) and heat > 4`: ".11...",
+		`heat == 12`:                        "111111",
+		`changed("other", 5)`:               "...1..",
+	} {
+		plan, d := load(t, "pipeline: x\nstages:\n  - clean\n  - profile: {orders: {count: events}}\n  - segment: {vip: orders > 3}\n  - score: {heat: x, other: x}\n"+
+			"sinks:\n  s:\n    webhook: {url: https://x}\n    when: |\n      "+when+"\n")
+		if plan == nil {
+			t.Errorf("%s: %s", when, messages(d))
+			continue
+		}
+		got := ""
+		for _, m := range all {
+			ok, err := plan.Sinks[0].When(m)
+			if err != nil {
+				t.Errorf("%s: %v", when, err)
+			}
+			got += map[bool]string{true: "1", false: "."}[ok]
+		}
+		if got != want {
+			t.Errorf("%s: %s, want %s", when, got, want)
+		}
+	}
+	for when, want := range map[string]string{
+		`changed("heat", 0)`:      `changed("heat", delta) needs a constant number above 0`,
+		`changed("heat", orders)`: `changed("heat", delta) needs a constant number above 0`,
+		`changed("heap", 5)`:      `did you mean "heat"?`,
+		`changed("heat",1) or changed("heat",2) or changed("heat",3) or changed("heat",4) or changed("heat",5) or changed("heat",6) or changed("heat",7) or changed("heat",8) or changed("heat",9)`: "more than 8 different numbers",
+	} {
+		_, d := load(t, "pipeline: x\nstages:\n  - clean\n  - profile: {orders: {count: events}}\n  - score: {heat: x}\nsinks:\n  s:\n    webhook: {url: https://x}\n    when: |\n      "+when+"\n")
+		if said := messages(d); !strings.Contains(said, want) {
+			t.Errorf("%s: %s", when, said)
+		}
+	}
+}
+
+// TestScoreStandsOnEitherSide of segment, but after profile.
+func TestScoreStandsOnEitherSide(t *testing.T) {
+	for stages, want := range map[string]string{
+		"clean profile score segment": "",
+		"clean profile segment score": "",
+		"clean score profile segment": "the stage profile comes before score",
+	} {
+		yaml := "pipeline: x\nstages:\n"
+		for _, name := range strings.Fields(stages) {
+			yaml += "  - " + name + "\n"
+		}
+		_, d := load(t, yaml)
+		if said := messages(d); (said == "") != (want == "") || !strings.Contains(said, want) {
+			t.Errorf("%s: %s", stages, said)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -21,6 +22,7 @@ type StageKind struct {
 	Code    byte     // first byte of its keys in the task's store, from 1 (0 is the engine's); never changes
 	Summary string   // one line, for help and the reference
 	After   []string // names of the stages without which it would do nothing; they must stand before it
+	Around  []string // names of the stages that may stand before or after it, whatever the order of the kinds
 	Config  func() any
 	Build   func(config any, env *Env) (func() Stage, []Problem)
 }
@@ -72,6 +74,12 @@ type Env struct {
 	Hidden     []Hidden    // what stages after `profile` have required of it
 	Segments   []string    // what the stage `segment` has declared
 	Stitching  bool        // the stage `identity` is there: profiles can merge and split
+	Scores     []string    // what the stage `score` has declared; each is an attribute, too
+	// Watched are the values at which somebody who reads a score wants it to be looked at, by the score's name: a segment may
+	// begin or end there.
+	Watched map[string][]float64
+	// Deltas are the changes of a score that some sink waits for, by the score's name.
+	Deltas map[string][]float64
 	// Horizon is how far back the resolve task must remember, set by dedup; the changelog of its state is kept that long.
 	Horizon time.Duration
 }
@@ -91,6 +99,26 @@ func (e *Env) Declare(name string, t AttributeType) (int, error) {
 	return i, nil
 }
 
+// Watch asks for a look at a score when it passes a value.
+func (e *Env) Watch(score string, value float64) {
+	if e.Watched == nil {
+		e.Watched = map[string][]float64{}
+	}
+	if !slices.Contains(e.Watched[score], value) {
+		e.Watched[score] = append(e.Watched[score], value)
+	}
+}
+
+// Delta asks for a message when a score has changed by so much since the last message for that reason.
+func (e *Env) Delta(score string, by float64) {
+	if e.Deltas == nil {
+		e.Deltas = map[string][]float64{}
+	}
+	if !slices.Contains(e.Deltas[score], by) {
+		e.Deltas[score] = append(e.Deltas[score], by)
+	}
+}
+
 // Hidden is an aggregate over the track events of a person that a stage after `profile` needs and no user has declared. The
 // stage `profile` keeps it like its own, and shows it in no document. ProfileState.Value has it by Attribute.Name.
 type Hidden struct {
@@ -99,6 +127,8 @@ type Hidden struct {
 	// this order, with at most Within from the first to the last.
 	Events []string
 	Within time.Duration
+	// Past, if set, asks for that instead.
+	Past Past
 }
 
 // Require asks the stage `profile` for a hidden aggregate; the same one is kept once. It is known to the stage when the first
@@ -110,13 +140,22 @@ func (e *Env) Require(events []string, within time.Duration) (Attribute, error) 
 	} else {
 		h.Name, h.Type = fmt.Sprintf("sequence %q within %s", events, Duration(within)), Bool
 	}
+	return e.require(h)
+}
+
+// RequirePast asks the stage `profile` for a part of the past; ProfileState.Value has a Decayed or Purchases under its name.
+func (e *Env) RequirePast(p Past) (Attribute, error) {
+	return e.require(Hidden{Attribute: Attribute{Name: p.name()}, Past: p})
+}
+
+func (e *Env) require(h Hidden) (Attribute, error) {
 	for i := range e.Hidden {
 		if e.Hidden[i].Name == h.Name {
 			return e.Hidden[i].Attribute, nil
 		}
 	}
 	if len(e.Attributes)+len(e.Hidden) >= MaxAttributes-1 {
-		return Attribute{}, fmt.Errorf("more than %d attributes, with those that conditions need", MaxAttributes-1)
+		return Attribute{}, fmt.Errorf("more than %d attributes, with those that conditions and scores need", MaxAttributes-1)
 	}
 	h.Index = TraitsIndex - 1 - len(e.Hidden)
 	e.Hidden = append(e.Hidden, h)

@@ -23,6 +23,7 @@ const (
 	SegmentExited  = "segment.exited"
 	ProfileMerged  = "profile.merged"
 	ProfileSplit   = "profile.split"
+	ScoreChanged   = "score.changed"
 
 	// What happens to identifiers; for the tables alone.
 	IdentityMerge      = "identity.merge"      // for the table merges

@@ -19,7 +19,7 @@ type Profile struct {
 // ProfileState is the state that the stage `profile` keeps of one profile.
 type ProfileState interface {
 	// Value returns the value of an attribute (a declared name, or traits.x): nil if it is absent, else string, float64,
-	// bool, time.Time or []string.
+	// bool, time.Time or []string; of a Past the Decayed or Purchases.
 	Value(name string) any
 	// AppendDocument appends the profile as receivers see it: {profile_id, previous_ids, identifiers, traits, aggregates,
 	// segments, scores, first_seen, last_seen}.
@@ -28,6 +28,14 @@ type ProfileState interface {
 
 // AppendJSON appends the profile as receivers see it.
 func (p *Profile) AppendJSON(dst []byte) []byte { return p.State.AppendDocument(dst, p) }
+
+// Value returns the value of an attribute, scores included, as State.Value does.
+func (p *Profile) Value(name string) any {
+	if score, ok := p.Scores[name]; ok {
+		return score
+	}
+	return p.State.Value(name)
+}
 
 // AttributeType is the type of what a name stands for in expressions.
 type AttributeType uint8

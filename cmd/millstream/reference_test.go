@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"github.com/millstream-io/millstream/config"
 	"github.com/millstream-io/millstream/sinks"
 	"github.com/millstream-io/millstream/sources"
@@ -99,13 +101,11 @@ func TestEveryKeyIsInTheReference(t *testing.T) {
 // TestEveryFlagIsInTheReference compares docs/reference/cli.md with the commands.
 func TestEveryFlagIsInTheReference(t *testing.T) {
 	text := read(t, filepath.Join(root, "docs/reference/cli.md"))
-	rows := flagsInPage(text)
-	for _, c := range rootCommand().Commands() {
-		if c.Hidden || c.Name() == "help" || c.Name() == "completion" {
-			continue
-		}
-		if !strings.Contains(text, "\nmillstream "+c.Name()) {
-			t.Errorf("cli.md does not list the command %s", c.Name())
+	rows, used := flagsInPage(text), map[string]bool{}
+	for _, c := range leaves(rootCommand()) {
+		command := strings.TrimPrefix(c.CommandPath(), "millstream ")
+		if !strings.Contains(text, "\nmillstream "+command) {
+			t.Errorf("cli.md does not list the command %s", command)
 		}
 		var names []string
 		c.InitDefaultHelpFlag()
@@ -115,27 +115,52 @@ func TestEveryFlagIsInTheReference(t *testing.T) {
 				continue
 			}
 			names = append(names, name)
-			row, ok := rows[c.Name()][name]
+			row, ok := rows[command][name]
+			if group, _, sub := strings.Cut(command, " "); !ok && sub { // flags that several of a group have stand there
+				row, ok = rows[group][name]
+				used[group+" "+name] = true
+			}
 			if !ok {
-				t.Errorf("cli.md does not describe --%s of %s", name, c.Name())
+				t.Errorf("cli.md does not describe --%s of %s", name, command)
 			}
 			if !strings.Contains(row, strings.Trim(def, `"`)) {
-				t.Errorf("cli.md does not name the default %s of --%s of %s", def, name, c.Name())
+				t.Errorf("cli.md does not name the default %s of --%s of %s", def, name, command)
 			}
 		}
-		for name := range rows[c.Name()] {
+		for name := range rows[command] {
 			if !slices.Contains(names, name) {
-				t.Errorf("cli.md describes --%s of %s, which does not exist", name, c.Name())
+				t.Errorf("cli.md describes --%s of %s, which does not exist", name, command)
 			}
 		}
 	}
+	for _, group := range rootCommand().Commands() {
+		for name := range rows[group.Name()] {
+			if group.HasSubCommands() && !used[group.Name()+" "+name] {
+				t.Errorf("cli.md describes --%s of %s, which no command of it has", name, group.Name())
+			}
+		}
+	}
+}
+
+// leaves are the commands that do something, those of a group of commands by their full path.
+func leaves(c *cobra.Command) (list []*cobra.Command) {
+	if c.Hidden || c.Name() == "help" || c.Name() == "completion" {
+		return nil
+	}
+	for _, sub := range c.Commands() {
+		list = append(list, leaves(sub)...)
+	}
+	if !c.HasSubCommands() {
+		list = append(list, c)
+	}
+	return list
 }
 
 var (
 	firstCell = regexp.MustCompile("(?m)^\\| (`[^|]*)\\|")
 	quoted    = regexp.MustCompile("`([a-z_]+)`")
 	flagHelp  = regexp.MustCompile(`(?m)^ +(?:-\w, )?--([a-z-]+).*?(?:\(default ([^)]*)\))?$`)
-	flagRow   = regexp.MustCompile("^\\| (?:`([a-z-]+)` )?\\| `--([a-z-]+)[^`]*` \\|(.*)$")
+	flagRow   = regexp.MustCompile("^\\| (?:`([a-z -]+)` )?\\| `--([a-z-]+)[^`]*` \\|(.*)$")
 )
 
 // flagsInPage are the rows of the table of flags, by command and flag; a row without a command belongs to the one above.

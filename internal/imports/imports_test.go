@@ -28,6 +28,8 @@ var arrows = []struct {
 	{"pipeline/engine", []string{"pipeline", "pipeline/state", "pipeline/broker", "pipeline/links"}, "runs a plan; it must not know YAML, nor any stage, source or sink"},
 	{"stages", []string{"pipeline", "stages/..."}, "the list of kinds"},
 	{"stages/clean", kind, kindWhy}, {"stages/dedup", kind, kindWhy}, {"stages/identity", kind, kindWhy}, {"stages/profile", kind, kindWhy}, {"stages/segment", kind, kindWhy},
+	{"stages/score", append([]string{"stages/score/clv"}, kind...), kindWhy},
+	{"stages/score/clv", nil, "mathematics that the command fit shares with the stage"},
 	{"stages/stagetest", []string{"pipeline", "pipeline/state"}, "the suite runs stages on the real store"},
 	{"sources", []string{"pipeline", "sources/..."}, "the list of kinds"},
 	{"sources/http", kind, kindWhy}, {"sources/file", append([]string{"sources/mapping"}, kind...), kindWhy},
@@ -69,6 +71,7 @@ var doors = []struct {
 	{"github.com/ClickHouse/clickhouse-go/v2", []string{"sinks/clickhouse", "internal/chdb", "cmd/millstream"}, "the sink, the front door of the engine, and the demo's questions"},
 	{"github.com/twmb/franz-go", []string{"pipeline/broker", "internal/testenv", "benchmarks"}, "the embedded broker, and SCRAM for the other client"},
 	{"github.com/ebitengine/purego", []string{"internal/chdb"}, "calls into C"},
+	{"gonum.org/v1/gonum", []string{"stages/score/clv"}, "the search of the largest likelihood"},
 	{"github.com/spf13/cobra", []string{"cmd/millstream"}, "flags"},
 }
 

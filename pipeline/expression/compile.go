@@ -19,8 +19,9 @@ type node struct {
 	typ      pipeline.AttributeType
 	eval     func(f *frame) any
 	constant bool
-	value    any // of a constant
-	crossing int // of a call of days_since: its number in compiler.crossings, from 1
+	value    any    // of a constant
+	crossing int    // of a call of days_since: its number in compiler.crossings, from 1
+	name     string // of a variable
 }
 
 // frame is one evaluation.
@@ -39,6 +40,9 @@ type compiler struct {
 
 	crossings []crossing
 	one       bool // the comparison in hand has one call of days_since
+
+	// borders are the constant numbers that a variable is compared with.
+	borders map[string][]float64
 }
 
 func (c *compiler) fail(at ast.Node, format string, args ...any) node {
@@ -243,6 +247,8 @@ func (c *compiler) order(n *ast.BinaryNode, l, r node) node {
 		return c.fail(n, "%s %s %s compares different types%s", describe(l.typ), n.Operator, describe(r.typ), convert(l.typ, r.typ))
 	}
 	c.crosses(n.Operator, l, r)
+	c.border(l, r)
+	c.border(r, l)
 	op := operators[n.Operator]
 	if v, ok := r.value.(float64); ok && r.constant { // the usual case, kept short for the segments
 		return node{typ: pipeline.Bool, eval: func(f *frame) any {
@@ -254,6 +260,13 @@ func (c *compiler) order(n *ast.BinaryNode, l, r node) node {
 		order, ok := compare(l.eval(f), r.eval(f))
 		return ok && op.holds(order)
 	}}
+}
+
+// border notes that a variable is compared with a constant number.
+func (c *compiler) border(variable, other node) {
+	if v, ok := other.value.(float64); ok && other.constant && variable.name != "" && !slices.Contains(c.borders[variable.name], v) {
+		c.borders[variable.name] = append(c.borders[variable.name], v)
+	}
 }
 
 // timeConstant turns a constant text that is compared with a time into a time.

@@ -89,6 +89,7 @@ type Program struct {
 	root      node
 	names     []string
 	crossings []crossing
+	borders   map[string][]float64
 }
 
 // Compile checks and compiles an expression. The error is always an *Error.
@@ -97,12 +98,12 @@ func Compile(source string, scope Scope) (*Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := compiler{scope: scope, names: map[string]bool{}}
+	c := compiler{scope: scope, names: map[string]bool{}, borders: map[string][]float64{}}
 	root := c.compile(tree)
 	if c.err != nil {
 		return nil, c.err
 	}
-	p := &Program{root: root, crossings: c.crossings}
+	p := &Program{root: root, crossings: c.crossings, borders: c.borders}
 	for n := range c.names {
 		p.names = append(p.names, n)
 	}
@@ -127,6 +128,10 @@ func CompileBool(source string, scope Scope) (*Program, error) {
 // Names returns the names that the expression looks up, sorted; members of roots as "traits.plan". The result belongs to
 // the program.
 func (p *Program) Names() []string { return p.names }
+
+// Borders returns the constant numbers that the expression compares a name with, as in engagement >= 50: where the result may
+// change when the name's value passes them. A name that is compared after a computation, as in 2 * engagement > 100, has none.
+func (p *Program) Borders(name string) []float64 { return p.borders[name] }
 
 // Type is what the value will be, Any if that depends on the data. The value may be missing in any case.
 func (p *Program) Type() pipeline.AttributeType { return p.root.typ }

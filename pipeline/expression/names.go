@@ -15,7 +15,7 @@ import (
 // variable is a name that Vars resolves.
 func (c *compiler) variable(name string, t pipeline.AttributeType) node {
 	c.names[name] = true
-	return node{typ: t, eval: func(f *frame) any { return f.vars(name) }}
+	return node{typ: t, name: name, eval: func(f *frame) any { return f.vars(name) }}
 }
 
 func (c *compiler) identifier(n *ast.IdentifierNode) node {

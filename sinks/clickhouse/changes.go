@@ -11,11 +11,12 @@ import (
 	"github.com/millstream-io/millstream/pipeline"
 )
 
-// changeBatch turns messages of `changes` into rows of profiles, segment_log and the tables of identity. Messages of other
+// changeBatch turns messages of `changes` into rows of profiles, segment_log, scores and the tables of identity. Messages of other
 // types are for other readers; so is profile.split, which is followed by the profile as it is then.
 type changeBatch struct {
 	profiles    profileRows
 	segments    segmentRows
+	scores      scoreRows
 	merges      mergeRows
 	overrides   overrideRows
 	identifiers identifierRows
@@ -25,6 +26,7 @@ func newChangeBatch() *changeBatch {
 	b := new(changeBatch)
 	b.profiles.init()
 	b.segments.init()
+	b.scores.init()
 	b.merges.init()
 	b.overrides.init()
 	b.identifiers.init()
@@ -32,7 +34,7 @@ func newChangeBatch() *changeBatch {
 }
 
 func (b *changeBatch) tables() []*rows {
-	return []*rows{&b.profiles.rows, &b.segments.rows, &b.merges.rows, &b.overrides.rows, &b.identifiers.rows}
+	return []*rows{&b.profiles.rows, &b.segments.rows, &b.scores.rows, &b.merges.rows, &b.overrides.rows, &b.identifiers.rows}
 }
 
 func (b *changeBatch) add(r *pipeline.Record) *pipeline.RejectError {
@@ -48,6 +50,8 @@ func (b *changeBatch) add(r *pipeline.Record) *pipeline.RejectError {
 		return b.profiles.merged(m, data, meta)
 	case pipeline.SegmentEntered, pipeline.SegmentExited, pipeline.SegmentCarried, pipeline.SegmentPassed:
 		return b.segments.add(m, data, meta)
+	case pipeline.ScoreChanged:
+		return b.scores.add(m, data, meta)
 	case pipeline.IdentityMerge:
 		return b.merges.add(data)
 	case pipeline.IdentityOverride:

@@ -2,6 +2,7 @@ package clickhouse
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -54,6 +55,43 @@ func TestSegmentColumns(t *testing.T) {
 		`+pipeline.HashID([]byte("t3")).String()+`	new	3	`+bob.String()+`	6	passed	-1	2026-08-01 09:00:00.000		2026-08-01 09:00:00.000	2026-08-01 10:00:00.000	
 		`+pipeline.HashID([]byte("t4")).String()+`	old	3	`+bob.String()+`	7	carried	0	2026-08-01 08:00:00.000		2026-08-01 09:00:00.000	2026-08-01 10:00:00.000	`)
 	d.want(`SELECT next_offset FROM progress`, "12")
+}
+
+func TestScoreColumns(t *testing.T) {
+	d := newDB(t)
+	d.write("changes",
+		scored(7, alice, "heat", "12.5", "null", 8589934593),
+		scored(8, alice, "heat", "40", "12.5", 8589934594),
+		scored(9, bob, "heat", "null", "7", 1),
+		scored(10, bob, "rfm", "543", "null", 2))
+	d.want(`SELECT change_id = '`+pipeline.HashID([]byte("heat"), []byte("40")).String()+`' AS id, score, version, profile_id, sequence, value, has_value, previous, reasons, features, cause, at, trigger_message_id FROM scores ORDER BY profile_id, sequence FORMAT TSVRaw`, `
+		0	heat	3	`+alice.String()+`	8589934593	12.5	true	\N	{'Order Completed':20,'Product Viewed':-1.5}	{'Order Completed':'1.25'}	timer	2026-08-01 10:00:00.000	m1
+		1	heat	3	`+alice.String()+`	8589934594	40	true	12.5	{'Order Completed':20,'Product Viewed':-1.5}	{'Order Completed':'1.25'}	timer	2026-08-01 10:00:00.000	m1
+		0	heat	3	`+bob.String()+`	1	0	false	7	{'Order Completed':20,'Product Viewed':-1.5}	{'Order Completed':'1.25'}	timer	2026-08-01 10:00:00.000	m1
+		0	rfm	3	`+bob.String()+`	2	543	true	\N	{'Order Completed':20,'Product Viewed':-1.5}	{'Order Completed':'1.25'}	timer	2026-08-01 10:00:00.000	m1`)
+
+	scores := `SELECT person_id, score, value, version, reasons['Order Completed'], features['Order Completed'] FROM person_scores ORDER BY person_id, score`
+	d.want(scores, `
+		`+alice.String()+`	heat	40	3	20	1.25
+		`+bob.String()+`	rfm	543	3	20	1.25`)
+	// bob is merged into alice, and un-merged.
+	d.query(fmt.Sprintf(`INSERT INTO overrides VALUES ('%s', '%s', 1)`, bob, alice))
+	d.want(scores, alice.String()+"\theat\t40\t3\t20\t1.25")
+	d.query(fmt.Sprintf(`INSERT INTO overrides VALUES ('%s', '%s', 2)`, bob, bob))
+	d.want(`SELECT count() FROM person_scores`, "2")
+}
+
+// scored is a record of a score that has changed.
+func scored(offset int64, profile pipeline.ID, score, value, previous string, sequence uint64) pipeline.Record {
+	r := change(offset, profile, pipeline.ScoreChanged, `{"score":"`+score+`","value":`+value+`,"previous":`+previous+`,"version":3,"reasons":{"Order Completed":20,"Product Viewed":-1.5},"cause":"timer","message_id":"m1","profile":{}}`,
+		fmt.Sprintf(`{"sequence":%d,"deltas":[],"features":{"Order Completed":"1.25"}}`, sequence))
+	m, err := pipeline.ParseMessage(r.Key, r.Value)
+	if err != nil {
+		panic(err)
+	}
+	m.ID = pipeline.HashID([]byte(score), []byte(value))
+	r.Value = m.AppendJSON(nil)
+	return r
 }
 
 func TestDeliveryColumns(t *testing.T) {
@@ -114,6 +152,12 @@ func TestRejectedRowsLeaveTheirNeighbours(t *testing.T) {
 		{change(9, alice, pipeline.ProfileUpdated, `{"profile":{"first_seen":"x","last_seen":1}}`, `{"version":1}`), "profile_time"},
 		{change(10, alice, pipeline.ProfileUpdated, strings.Replace(aliceDocument, `12.5`, `1e400`, 1), `{"version":1}`), "number_range"},
 		{change(11, alice, pipeline.ProfileUpdated, strings.Replace(aliceDocument, `0.75`, `-1e999`, 1), `{"version":1}`), "number_range"},
+		{change(16, alice, pipeline.ScoreChanged, `{"score":"heat","value":5,"version":1}`, ``), "score_incomplete"},
+		{change(17, alice, pipeline.ScoreChanged, `{"score":"heat","version":1}`, `{"sequence":1}`), "score_incomplete"},
+		{change(18, alice, pipeline.ScoreChanged, `{"score":"heat","value":"5","version":1}`, `{"sequence":1}`), "score_incomplete"},
+		{change(19, alice, pipeline.ScoreChanged, `{"score":"","value":5,"version":1}`, `{"sequence":1}`), "score_incomplete"},
+		{change(20, alice, pipeline.ScoreChanged, `{"score":"heat","value":1e400,"version":1}`, `{"sequence":1}`), "number_range"},
+		{change(21, alice, pipeline.ScoreChanged, `{"score":"heat","value":5,"version":1,"reasons":{"a":-1e400}}`, `{"sequence":1}`), "number_range"},
 		{pipeline.Record{Partition: 1, Offset: 12, Key: []byte(alice.String()), Value: []byte(`{"v":2}`)}, "message_version"},
 		{pipeline.Record{Partition: 1, Offset: 13, Key: []byte(alice.String()), Value: []byte(`{`)}, "message_undecodable"},
 		{pipeline.Record{Partition: 1, Offset: 14, Key: []byte("alice"), Value: change(0, alice, pipeline.SegmentEntered, good, `{"sequence":1}`).Value}, "message_key"},

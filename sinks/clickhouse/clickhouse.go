@@ -1,8 +1,8 @@
-// Package clickhouse is the sink that keeps what analysts query: events, profiles, segment changes, webhook deliveries and
+// Package clickhouse is the sink that keeps what analysts query: events, profiles, changes of segments and scores, webhook deliveries and
 // dead letters in ClickHouse, every record in its table exactly once.
 //
 //	resolved      events
-//	changes       profiles, segment_log, merges, overrides, identifiers
+//	changes       profiles, segment_log, scores, merges, overrides, identifiers
 //	deliveries    deliveries
 //	dead_letters  dead_letters
 //	each range    progress

@@ -64,7 +64,7 @@ func TestSameRangeThreeTimesIsOnce(t *testing.T) {
 	d.userView()
 	for topic, records := range map[string][]pipeline.Record{
 		"resolved": months(0, 99), "deliveries": numbered(0, 9, delivery), "dead_letters": numbered(0, 9, letter),
-		"changes": append(numbered(0, 9, transition), change(10, bob, pipeline.ProfileUpdated, aliceDocument, `{"version":1}`), merge(11), merge(12)),
+		"changes": append(numbered(0, 9, transition), change(10, bob, pipeline.ProfileUpdated, aliceDocument, `{"version":1}`), merge(11), merge(12), scored(13, bob, "heat", "5", "null", 2)),
 	} {
 		r := rangeOf(topic, records)
 		d.writeRange(r, records)
@@ -82,8 +82,8 @@ func TestSameRangeThreeTimesIsOnce(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	d.want(`SELECT (SELECT count() FROM events), (SELECT sum(n) FROM daily), (SELECT sum(revenue) FROM daily), (SELECT count() FROM segment_log), (SELECT count() FROM profiles), (SELECT count() FROM deliveries), (SELECT count() FROM dead_letters), (SELECT count() FROM merges)`,
-		"100\t100\t150\t10\t1\t10\t10\t2")
+	d.want(`SELECT (SELECT count() FROM events), (SELECT sum(n) FROM daily), (SELECT sum(revenue) FROM daily), (SELECT count() FROM segment_log), (SELECT count() FROM profiles), (SELECT count() FROM deliveries), (SELECT count() FROM dead_letters), (SELECT count() FROM merges), (SELECT count() FROM scores)`,
+		"100\t100\t150\t10\t1\t10\t10\t2\t1")
 	if strings.Contains(d.log.String(), "old try") {
 		t.Error("a young range was treated as an old one")
 	}

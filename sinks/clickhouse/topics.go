@@ -81,7 +81,7 @@ func (s *Sink) noteOrigin(ctx context.Context, o origin) (before predecessors, e
 	if o.topic == "changes" {
 		var highest uint64
 		var maxima []string
-		for _, c := range [][2]string{{"version", "profiles"}, {"sequence", "segment_log"}, {"version", "overrides"}, {"version", "identifiers"}} {
+		for _, c := range [][2]string{{"version", "profiles"}, {"sequence", "segment_log"}, {"sequence", "scores"}, {"version", "overrides"}, {"version", "identifiers"}} {
 			maxima = append(maxima, "(SELECT max("+c[0]+") FROM "+s.table(c[1])+")")
 		}
 		row := s.conn.QueryRow(ctx, "SELECT greatest("+strings.Join(maxima, ", ")+")")

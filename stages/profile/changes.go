@@ -194,6 +194,8 @@ func (s *stage) change(b []byte, a *attribute, old, seen *aggregate, at stamp) (
 		return binary.AppendVarint(a.header(b), x), seen.improvedBy(x), nil
 	case opFirst, opLatest:
 		return s.stampedChange(b, a, old, seen, at)
+	case opDecayed, opPurchases:
+		return s.pastChange(b, a, old)
 	case opSequence:
 		return s.sequenceChange(b, a, old, seen, at)
 	case opSessions:

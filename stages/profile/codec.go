@@ -25,6 +25,7 @@ import (
 //	          unique: byte 0, uvarint number, 8 bytes each, sorted; or byte 1 and 4096 registers of a byte
 //	          with over (op + 32): see window.append · sequence, sessions, top, recent, union: see
 //	          append of sequence, sessions, list
+//	          what scores need: see decayed and purchases
 //
 // Layout of a delta, which is what one event says:
 //
@@ -96,6 +97,8 @@ func (s *state) Encode(dst []byte) []byte {
 			dst = appendValue(appendStamp(dst, a.at, &before), a.value)
 		case opUnique:
 			dst = a.set.append(dst)
+		case opDecayed, opPurchases:
+			dst = a.past.append(dst)
 		case opSequence:
 			dst = a.steps.append(dst)
 		case opSessions:
@@ -244,6 +247,11 @@ func (a *aggregate) fold(at stamp, r *reader, first bool) error {
 			a.set = &distinct{}
 		}
 		a.set.add(r.fixed64())
+	case opDecayed, opPurchases:
+		if a.past == nil {
+			a.past = a.op.newPast()
+		}
+		a.past.fold(r)
 	case opSequence:
 		return a.foldSequence(at, r)
 	case opSessions:
@@ -359,6 +367,9 @@ func (r *reader) aggregate(a *aggregate, before *stamp) {
 	case opUnique:
 		a.set = &distinct{}
 		r.distinct(a.set)
+	case opDecayed, opPurchases:
+		a.past = a.op.newPast()
+		a.past.read(r)
 	case opSequence:
 		a.steps = r.sequence()
 	case opSessions:

@@ -103,10 +103,11 @@ type attribute struct {
 	event  string
 	where  *expression.Program // nil: always
 
-	hidden bool     // not in documents
-	steps  []string // opSequence: names of events
-	within int64    // opSequence, opSessions: milliseconds
-	n      int      // opTop, opRecent: how many values are seen
+	hidden   bool     // not in documents
+	steps    []string // opSequence: names of events
+	within   int64    // opSequence, opSessions: milliseconds
+	n        int      // opTop, opRecent: how many values are seen
+	halfLife int64    // opDecayed: milliseconds
 }
 
 var validName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
@@ -165,9 +166,12 @@ func build(config any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Pro
 // hide adds an aggregate that another stage requires.
 func (p *plan) hide(h *pipeline.Hidden) {
 	a := attribute{name: h.Name, key: h.Name, index: h.Index, hidden: true}
-	if len(h.Events) == 1 {
+	switch {
+	case h.Past != pipeline.Past{}:
+		p.remember(&a, h.Past)
+	case len(h.Events) == 1:
 		a.op, a.event = opMaxTime, h.Events[0]
-	} else {
+	default:
 		a.op, a.steps, a.within = opSequence, h.Events, h.Within.Milliseconds()
 	}
 	p.byName[h.Name] = len(p.attributes)

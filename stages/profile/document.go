@@ -29,6 +29,9 @@ func (v *view) Value(name string) any {
 		return nil
 	}
 	a := v.aggregate(i, i)
+	if a != nil && a.past != nil {
+		return a.past.value(&v.plan.attributes[i])
+	}
 	if a == nil && v.plan.attributes[i].op.plain().counts() {
 		return 0.0 // of nothing: somebody who has never bought has 0 orders
 	}

@@ -63,6 +63,8 @@ func (a *aggregate) absorb(o *aggregate) {
 		}
 	case opUnique:
 		a.set.absorb(o.set)
+	case opDecayed, opPurchases:
+		a.past.absorb(o.past)
 	case opSequence:
 		a.steps.absorb(o.steps)
 	case opSessions:
@@ -77,6 +79,9 @@ func (a *aggregate) absorb(o *aggregate) {
 func (a *aggregate) clone() aggregate {
 	c := *a
 	c.set, c.window, c.steps = a.set.clone(), a.window.clone(), a.steps.clone()
+	if a.past != nil {
+		c.past = a.past.clone()
+	}
 	c.list, c.sessions = slices.Clone(a.list), a.sessions.clone()
 	return c
 }

@@ -48,6 +48,12 @@ func randomDelta(random *rand.Rand, i int) []byte {
 			d = binary.AppendVarint(d, random.Int64N(1000)-500)
 		}
 	}
+	if random.IntN(2) == 0 {
+		d = appendString(append(d, deltaAggregate, byte(opDecayed)), "decayed")
+		d = binary.AppendUvarint(binary.AppendVarint(d, random.Int64N(120)-60), random.Uint64N(1<<31))
+		d = appendString(append(d, deltaAggregate, byte(opPurchases)), "purchases")
+		d = binary.AppendVarint(binary.AppendVarint(d, random.Int64N(1500)*dayMillis/2), random.Int64N(1e9)-1e6)
+	}
 	for _, o := range []op{opTop, opRecent, opUnion} {
 		d = appendString(appendString(append(d, deltaAggregate, byte(o)), "list"), fmt.Sprint("value", random.IntN(300)))
 	}

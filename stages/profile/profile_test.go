@@ -110,6 +110,10 @@ func full(t testing.TB) *state {
 		d = appendString(append(d, deltaAggregate, byte(opSequence)), []string{"done", "open"}[i%2])
 		d = binary.AppendUvarint(binary.AppendUvarint(binary.AppendVarint(d, 5000), 0), 2)
 		d = binary.AppendUvarint(d, uint64(1+i%4/3))
+		d = appendString(append(d, deltaAggregate, byte(opDecayed)), "decayed")
+		d = binary.AppendUvarint(binary.AppendVarint(d, int64(i/3)), unit+uint64(i))
+		d = appendString(append(d, deltaAggregate, byte(opPurchases)), "purchases")
+		d = binary.AppendVarint(binary.AppendVarint(d, int64(i)*dayMillis/2), int64(i)*1e6)
 		for _, o := range []op{opTop, opRecent, opUnion} {
 			d = appendString(appendString(append(d, deltaAggregate, byte(o)), "list"), fmt.Sprint("value", i%8))
 		}

@@ -61,6 +61,7 @@ type aggregate struct {
 	value  value     // first, latest
 	set    *distinct // unique
 	window *window   // with over; then nothing else is set
+	past   past      // what other stages need
 	steps  *sequence // sequence
 
 	list     list      // top, recent, union
@@ -101,6 +102,9 @@ func (s *state) Size() int {
 		}
 		if a.window != nil {
 			n += a.window.size()
+		}
+		if a.past != nil {
+			n += a.past.size()
 		}
 		if a.steps != nil {
 			n += a.steps.size()

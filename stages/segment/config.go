@@ -87,6 +87,11 @@ func (p *plan) index(d definition, env *pipeline.Env) {
 			}
 		} else if at, ok := indexOf(env, input); ok {
 			p.readers[at] = append(p.readers[at], i)
+			if slices.Contains(env.Scores, input) { // it may pass a border by time alone
+				for _, border := range d.program.Borders(input) {
+					env.Watch(input, border)
+				}
+			}
 		}
 	}
 }

@@ -22,6 +22,7 @@ import (
 //	                            an event a line, of which the first arrives at T and each other D later (1s unless set);
 //	                            prints what becomes of it. A line may begin with <id> for the id that the source gives;
 //	                            without it the id is the event's own messageId, else S/<number of the line>
+//	advance T                   lets time pass until T; prints what the timers due until then do
 //	profile                     a user id a line (or type:value); prints the profile as receivers see it
 func Script(t *testing.T, folder string, kinds []pipeline.StageKind) {
 	datadriven.Walk(t, folder, func(t *testing.T, path string) {
@@ -43,6 +44,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		return s.build(t, d)
 	case "events":
 		return s.events(t, d)
+	case "advance":
+		return s.advance(t, d)
 	case "profile":
 		return s.profile(t, d)
 	}
@@ -95,6 +98,18 @@ func (s *script) events(t *testing.T, d *datadriven.TestData) string {
 		s.received = s.received.Add(every)
 	}
 	s.runner.Commit()
+	return strings.Join(s.runner.lines[before:], "\n") + "\n"
+}
+
+func (s *script) advance(t *testing.T, d *datadriven.TestData) string {
+	until, err := time.Parse(time.RFC3339Nano, d.CmdArgs[0].Key)
+	if err != nil {
+		d.Fatalf(t, "%v", err)
+	}
+	before := len(s.runner.lines)
+	s.runner.Advance(until)
+	s.runner.Commit()
+	s.received = until
 	return strings.Join(s.runner.lines[before:], "\n") + "\n"
 }
 

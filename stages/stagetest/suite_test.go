@@ -38,6 +38,13 @@ const (
     undone:  {did: Product Added, then_not: Order Completed, within: 20m}
     funnel:  {did: [Product Viewed, Product Added, Order Completed], within: 3h}
 `
+	scoreYAML = `- score:
+    engagement: {points: {Product Viewed: 3, Order Completed: 20}, half_life: 2h, min_delta: 10, cross: [30]}
+    alive:      {bgnbd: {r: 0.243, alpha: 4.414, a: 0.793, b: 2.426, unit: day}, event: Order Completed, cross: [0.5, 0.8]}
+    ltv:        {gammagamma: {p: 6.25, q: 3.74, v: 15.44}, bgnbd: {r: 0.243, alpha: 4.414, a: 0.793, b: 2.426}, horizon: 90d, event: Order Completed, revenue: properties.revenue, eligible: orders >= 2, min_delta: 5}
+    rfm:        {rfm: {recency: [1h, 6h], frequency: [2, 4], monetary: [100]}, event: Order Completed, revenue: properties.revenue}
+    mixed:      {expr: 'revenue / orders + products', eligible: 'plan != "free"'}
+`
 )
 
 // TestSuite runs the laws on every stage, behind the stages that it needs.
@@ -46,6 +53,7 @@ func TestSuite(t *testing.T) {
 		"clean":   cleanYAML,
 		"dedup":   cleanYAML + dedupYAML,
 		"profile": cleanYAML + dedupYAML + profileYAML,
+		"score":   cleanYAML + dedupYAML + profileYAML + scoreYAML + "- segment: {hot: engagement >= 40, lost: alive < 0.9}\n",
 		"segment": cleanYAML + dedupYAML + profileYAML + segmentYAML,
 	}
 	for _, kind := range stages.Kinds {
