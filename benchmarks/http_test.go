@@ -130,7 +130,7 @@ func runSource(ctx context.Context, b *testing.B, addrs []string, bodies [][]byt
 	check(b, err)
 	defer producer.Close()
 	url := ""
-	source, err := load(b, "source").Sources[0].Open(ctx, pipeline.Deps{Logger: logger(), Data: b.TempDir(),
+	source, err := load(b, "source", "pipeline").Sources[0].Open(ctx, pipeline.Deps{Logger: logger(), Data: b.TempDir(),
 		Say: func(line string) { url = strings.TrimPrefix(line, "http ") }})
 	check(b, err)
 	messages, err := source.Subscribe(ctx, topic)

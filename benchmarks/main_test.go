@@ -69,9 +69,9 @@ func dial(ctx context.Context, b *testing.B, addrs []string) *broker.Cluster {
 }
 
 // load compiles the pipeline of testdata under the given name.
-func load(b *testing.B, name string) *pipeline.Plan {
+func load(b *testing.B, name, file string) *pipeline.Plan {
 	b.Helper()
-	plan, mistakes := config.Load("testdata/pipeline.yaml", config.Kinds{Sources: sources.Kinds, Stages: stages.Kinds, Sinks: sinks.Kinds},
+	plan, mistakes := config.Load("testdata/"+file+".yaml", config.Kinds{Sources: sources.Kinds, Stages: stages.Kinds, Sinks: sinks.Kinds},
 		config.Options{LookupEnv: func(string) (string, bool) { return name, true }})
 	if len(mistakes) > 0 {
 		b.Fatal(mistakes)

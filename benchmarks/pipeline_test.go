@@ -37,17 +37,20 @@ func BenchmarkPipeline(b *testing.B) {
 		exact.report(b)
 		exact.over(b, bare, "copy")
 	})
-	for _, w := range []struct{ people, visit int }{{1_000, 10}, {100_000, 10}, {100_000, 1}} {
-		b.Run(fmt.Sprintf("people=%d/visit=%d", w.people, w.visit), func(b *testing.B) {
+	for _, w := range []struct {
+		file          string
+		people, visit int
+	}{{"pipeline", 1_000, 10}, {"pipeline", 100_000, 10}, {"pipeline", 100_000, 1}, {"identity", 1_000, 10}, {"identity", 100_000, 10}} {
+		b.Run(fmt.Sprintf("%s/people=%d/visit=%d", w.file, w.people, w.visit), func(b *testing.B) {
 			var f figures
 			for range b.N {
-				f = runPipeline(ctx, b, addrs, w.people, w.visit)
+				f = runPipeline(ctx, b, addrs, w.file, w.people, w.visit)
 			}
 			f.report(b)
 			f.over(b, bare, "copy")
 			f.over(b, exact, "exactly-once-copy")
 			f.over(b, small, "1k-people")
-			if w.people == 1_000 {
+			if w.people == 1_000 && w.file == "pipeline" {
 				small = f
 			}
 		})
@@ -56,9 +59,9 @@ func BenchmarkPipeline(b *testing.B) {
 
 // runPipeline measures the engine from the moment at which it has seen everybody once and the events begin to flow, until
 // each of them is committed in the profile task.
-func runPipeline(ctx context.Context, b *testing.B, addrs []string, people, visit int) figures {
+func runPipeline(ctx context.Context, b *testing.B, addrs []string, file string, people, visit int) figures {
 	b.Helper()
-	plan := load(b, strings.ReplaceAll(testenv.Name(b), "=", "-"))
+	plan := load(b, strings.ReplaceAll(testenv.Name(b), "=", "-"), file)
 	c := dial(ctx, b, addrs)
 	topic := pipeline.TopicName(plan.Name, "events")
 	check(b, c.EnsureTopics(ctx, []broker.Topic{{Name: topic, Partitions: plan.Partitions}}))
