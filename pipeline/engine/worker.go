@@ -168,10 +168,7 @@ func (w *worker) run(ctx context.Context) (err error) {
 	}
 	handle := w.handler()
 	for {
-		m, err := w.next(ctx, batches)
-		if err != nil {
-			return err
-		}
+		m := w.next(ctx, batches)
 		if m == nil {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -213,11 +210,11 @@ func (w *worker) handler() message.HandlerFunc {
 
 // next waits for a batch, for the job's due time, or for the hour at which an idle worker repeats its position. Nil means
 // that the reader has ended. A batch that is there goes before what is due.
-func (w *worker) next(ctx context.Context, batches <-chan *message.Message) (*message.Message, error) {
+func (w *worker) next(ctx context.Context, batches <-chan *message.Message) *message.Message {
 	for ctx.Err() == nil {
 		select {
 		case m := <-batches:
-			return m, nil
+			return m
 		default:
 		}
 		until := w.refreshed.Add(idlePosition)
@@ -231,14 +228,14 @@ func (w *worker) next(ctx context.Context, batches <-chan *message.Message) (*me
 		case <-changed:
 		case m := <-batches:
 			t.Stop()
-			return m, nil
+			return m
 		case <-t.C:
 			b := &pipeline.Batch{Topic: w.task.input, Partition: w.partition, Next: w.pos.Offsets}
-			return pipeline.NewBatchMessage(ctx, "", b), nil
+			return pipeline.NewBatchMessage(ctx, "", b)
 		}
 		t.Stop()
 	}
-	return nil, nil
+	return nil
 }
 
 // work processes one batch and makes it durable.
