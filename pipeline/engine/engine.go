@@ -94,8 +94,8 @@ type engine struct {
 	settings *links.Settings // operation 0 of the link log
 	links    *links.Replica  // nil unless the pipeline stitches
 	caughtUp chan struct{}   // closed when links has what the log held at the start
-	// appendLinks appends to the link log and returns when Kafka has it: producer.Produce.
-	appendLinks func(ctx context.Context, records []pipeline.Record) error
+	// appendLinks appends to the link log and returns, when Kafka has it, an offset behind it.
+	appendLinks func(ctx context.Context, records []pipeline.Record) (int64, error)
 
 	// failed takes the first error that ends the run.
 	failed chan error
@@ -181,7 +181,7 @@ func (e *engine) prepare(ctx context.Context) (err error) {
 	if e.producer, err = e.Cluster.OpenProducer(); err != nil {
 		return fmt.Errorf("open the producer of the sources: %w", err)
 	}
-	e.appendLinks = e.producer.Produce
+	e.appendLinks = e.appendToLog
 	if err := e.settle(ctx); err != nil || !e.plan.Stitching {
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/millstream-io/millstream/pipeline"
@@ -108,17 +107,19 @@ func (e *engine) state(ctx context.Context, linker pipeline.Linker, events []*pi
 		if len(statements) == 0 {
 			return nil
 		}
-		if err := e.produceLinks(ctx, statements); err != nil {
+		end, err := e.produceLinks(ctx, statements)
+		if err != nil {
 			return err
 		}
-		if err := e.awaitLinks(ctx, linker, open, statements); err != nil {
+		if err := e.awaitLinks(ctx, end); err != nil {
 			return err
 		}
 		events = open
 	}
 }
 
-func (e *engine) produceLinks(ctx context.Context, statements []pipeline.Statement) error {
+// produceLinks appends the links to the log and returns an offset behind them.
+func (e *engine) produceLinks(ctx context.Context, statements []pipeline.Statement) (int64, error) {
 	seen := make(map[pipeline.Link]bool, len(statements))
 	records := make([]pipeline.Record, 0, len(statements))
 	for i := range statements {
@@ -130,35 +131,35 @@ func (e *engine) produceLinks(ctx context.Context, statements []pipeline.Stateme
 		o := links.Linked(s)
 		r, err := o.Record()
 		if err != nil {
-			return err
+			return 0, err
 		}
 		r.Topic = e.topic(r.Topic)
 		records = append(records, r)
 	}
-	if err := e.appendLinks(ctx, records); err != nil {
-		return fmt.Errorf("write %d links: %w", len(records), err)
+	end, err := e.appendLinks(ctx, records)
+	if err != nil {
+		return 0, fmt.Errorf("write %d links: %w", len(records), err)
 	}
-	return nil
+	return end, nil
 }
 
-// awaitLinks waits until the replica has applied what was stated.
-func (e *engine) awaitLinks(ctx context.Context, linker pipeline.Linker, events []*pipeline.Event, stated []pipeline.Statement) error {
-	var now []pipeline.Statement
-	for {
-		_, changed := e.links.Next()
-		now = now[:0]
-		for _, ev := range events {
-			now = linker.Links(now, ev)
-		}
-		if !slices.ContainsFunc(now, func(s pipeline.Statement) bool {
-			return slices.ContainsFunc(stated, func(t pipeline.Statement) bool { return t.Link == s.Link })
-		}) {
-			return nil
-		}
+// appendToLog is appendLinks: what is acknowledged is in the log, below its end.
+func (e *engine) appendToLog(ctx context.Context, records []pipeline.Record) (int64, error) {
+	if err := e.producer.Produce(ctx, records); err != nil {
+		return 0, err
+	}
+	ends, err := e.Cluster.Ends(ctx, e.topic("links"), []int32{0}, true)
+	return ends[0], err
+}
+
+// awaitLinks waits until the replica has applied the log up to an offset.
+func (e *engine) awaitLinks(ctx context.Context, end int64) error {
+	for next, changed := e.links.Next(); next < end; next, changed = e.links.Next() {
 		select {
 		case <-changed:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
+	return nil
 }

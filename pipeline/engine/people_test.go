@@ -228,7 +228,7 @@ func (s *people) actor(name string, partition int32, retention state.Retention, 
 	a := &actor{name: name, dir: s.t.TempDir(), retention: retention, newJob: newJob, partition: partition}
 	a.e = &engine{plan: s.plan, settings: s.settings, caughtUp: caughtUp, watermark: newWatermark(),
 		Options: Options{Data: a.dir, Logger: slog.New(slog.DiscardHandler), Counters: &Counters{}}}
-	a.e.appendLinks = func(_ context.Context, records []pipeline.Record) error {
+	a.e.appendLinks = func(_ context.Context, records []pipeline.Record) (int64, error) {
 		for i := range records {
 			o, err := links.Parse(records[i].Value)
 			s.check(err)
@@ -237,8 +237,8 @@ func (s *people) actor(name string, partition int32, retention state.Retention, 
 				s.append(o) // another worker states it at the same time
 			}
 		}
-		s.apply(a, len(s.log))
-		return nil
+		s.apply(a, len(s.log)) // in one thread nobody else would
+		return int64(len(s.log)), nil
 	}
 	if name == "regroup" || retention == state.DeletedByTime {
 		s.openReplica(a)

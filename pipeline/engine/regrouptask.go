@@ -33,12 +33,8 @@ type regroupJob struct{ *engine }
 func (j *regroupJob) due() (time.Time, <-chan struct{}) { return time.Time{}, nil }
 
 func (j *regroupJob) process(ctx context.Context, w *work) error {
-	for next, changed := j.links.Next(); next < w.batch.Next; next, changed = j.links.Next() {
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+	if err := j.awaitLinks(ctx, w.batch.Next); err != nil {
+		return err
 	}
 	if len(w.batch.Records) == 0 {
 		return nil

@@ -29,6 +29,9 @@ type Replica struct {
 	Options
 	db *pebble.DB
 
+	life   sync.RWMutex // held for reading by every call, for writing by Close: Pebble panics when it is used after its end
+	closed bool
+
 	mu      sync.RWMutex // held for reading while an event is resolved: all its answers are those of one offset
 	cache   *cache
 	next    int64
@@ -40,6 +43,9 @@ const (
 	memtableBytes = 4 << 20
 	blockBytes    = 16 << 20
 )
+
+// ErrClosed says that the replica was closed.
+var ErrClosed = errors.New("the replica of the links is closed")
 
 // errOther says that the folder's replica was made under other rules.
 var errOther = errors.New("a replica of another log")
@@ -96,8 +102,24 @@ func (r *Replica) encodePlace(next int64) []byte {
 	return append(append(v, r.TopicID[:]...), r.Rules.String()...)
 }
 
+// enter begins a call; leave ends it.
+func (r *Replica) enter() error {
+	r.life.RLock()
+	if r.closed {
+		r.life.RUnlock()
+		return ErrClosed
+	}
+	return nil
+}
+
+func (r *Replica) leave() { r.life.RUnlock() }
+
 // Reset empties the replica: the log has less than it knows.
 func (r *Replica) Reset() error {
+	if err := r.enter(); err != nil {
+		return err
+	}
+	defer r.leave()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.db.DeleteRange([]byte{0}, []byte{0xff}, pebble.NoSync); err != nil {
@@ -118,6 +140,10 @@ func (r *Replica) Next() (int64, <-chan struct{}) {
 // Apply applies consecutive records of the log; next is the offset behind them. Nothing is synced to the disk: after a crash
 // the log repeats.
 func (r *Replica) Apply(records []pipeline.Record, next int64) error {
+	if err := r.enter(); err != nil {
+		return err
+	}
+	defer r.leave()
 	g := newGraph(r.db)
 	a := &applier{graph: g, rules: r.Rules}
 	for i := range records {
@@ -175,6 +201,10 @@ func (r *Replica) commit(g *graph, next int64) error {
 
 // Unknown is of pipeline.Links. It takes an error of the store for "known": Resolve then tells it.
 func (r *Replica) Unknown(dst []pipeline.Link, ids []pipeline.Identifier) []pipeline.Link {
+	if r.enter() != nil {
+		return dst
+	}
+	defer r.leave()
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	hub := pipeline.ID{}
@@ -201,6 +231,10 @@ func (r *Replica) Unknown(dst []pipeline.Link, ids []pipeline.Identifier) []pipe
 // Resolve is of pipeline.Links. The primary is the strongest identifier that says something about a person; one that may
 // mean several people, and one that is blocked or shared by too many, stand for a profile of their own.
 func (r *Replica) Resolve(ids []pipeline.Identifier) (pipeline.Resolution, error) {
+	if err := r.enter(); err != nil {
+		return pipeline.Resolution{}, err
+	}
+	defer r.leave()
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for i := range ids {
@@ -270,6 +304,10 @@ func outcomeKey(offset uint64) []byte {
 
 // Outcomes visits the outcomes of offsets in [from, to), in order; operations that did nothing have none.
 func (r *Replica) Outcomes(from, to int64, fn func(*Outcome) error) error {
+	if err := r.enter(); err != nil {
+		return err
+	}
+	defer r.leave()
 	it, err := r.db.NewIter(&pebble.IterOptions{LowerBound: outcomeKey(uint64(from)), UpperBound: outcomeKey(uint64(to))})
 	if err != nil {
 		return fmt.Errorf("read the outcomes of the links: %w", err)
@@ -285,6 +323,10 @@ func (r *Replica) Outcomes(from, to int64, fn func(*Outcome) error) error {
 
 // Forget drops the outcomes below an offset: the regroup task has committed them.
 func (r *Replica) Forget(below int64) error {
+	if err := r.enter(); err != nil {
+		return err
+	}
+	defer r.leave()
 	if err := r.db.DeleteRange(outcomeKey(0), outcomeKey(uint64(below)), pebble.NoSync); err != nil {
 		return fmt.Errorf("drop outcomes of the links: %w", err)
 	}
@@ -293,6 +335,10 @@ func (r *Replica) Forget(below int64) error {
 
 // Members are the identifiers of the profile that an identifier belongs to, and that profile.
 func (r *Replica) Members(id pipeline.ID) (profile pipeline.ID, members []pipeline.ID, err error) {
+	if err := r.enter(); err != nil {
+		return id, nil, err
+	}
+	defer r.leave()
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	g := newGraph(r.db)
@@ -300,10 +346,14 @@ func (r *Replica) Members(id pipeline.ID) (profile pipeline.ID, members []pipeli
 	return profile, g.members(profile), g.err
 }
 
-// Close closes the store.
+// Close closes the store after the calls under way; later ones return ErrClosed. It may be called twice.
 func (r *Replica) Close() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.life.Lock()
+	defer r.life.Unlock()
+	if r.closed {
+		return nil
+	}
+	r.closed = true
 	return r.db.Close()
 }
 
