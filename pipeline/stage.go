@@ -29,7 +29,7 @@ type Emit interface {
 	// Wake asks for an event of type evaluate for the event's profile at that time, in the future of the event. Of all that the
 	// stages ask for during one event the earliest counts; it replaces what earlier events of the profile asked for, so a
 	// stage that still waits for something asks again each time. The evaluation has Cause timer, and Time and ReceivedAt are
-	// exactly that time; it comes before every event of the profile with a later ReceivedAt: what time changes is looked at
+	// exactly that time; it comes before every event of the profile with that ReceivedAt or a later one: what time changes is looked at
 	// then, and not at other events.
 	Wake(at time.Time)
 	// Drop ends the event on purpose, for a reason that is counted, such as "duplicate". Nothing else may drop an event.

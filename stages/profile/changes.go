@@ -209,10 +209,10 @@ func (s *stage) change(b []byte, a *attribute, old, seen *aggregate, at stamp) (
 	}
 	switch a.op {
 	case opUnique:
-		if old != nil && !old.set.adds(e.key) {
+		if old != nil && !old.set().adds(e.key) {
 			return b, false, nil
 		}
-		changes = seen == nil || seen.set.adds(e.key)
+		changes = seen == nil || seen.set().adds(e.key)
 	case opMin, opMax:
 		x := math.Float64frombits(uint64(e.number))
 		if !old.improvedByNumber(x) {
@@ -255,14 +255,14 @@ func (s *stage) windowChange(b []byte, a *attribute, old, seen *aggregate, at st
 		e.at = at.ms
 	}
 	now := s.ev.ReceivedAt.UnixMilli()
-	if old != nil && old.window.expired(old.window.indexOf(at.ms)) {
+	if old != nil && old.window().outdated(at.ms) {
 		return b, false, nil
 	}
 	b = e.append(a.header(b), a.op)
 	if seen == nil {
 		return b, at.ms > now-a.over && at.ms <= now, nil
 	}
-	counts, coarse := seen.window.takes(e, now)
+	counts, coarse := seen.window().takes(e, now)
 	if !counts || coarse {
 		return b, coarse, nil
 	}
@@ -273,7 +273,7 @@ func (s *stage) windowChange(b []byte, a *attribute, old, seen *aggregate, at st
 	switch a.op.plain() {
 	case opUnique:
 		fresh := true
-		seen.window.each(now, func(x *entry) { fresh = fresh && x.key != e.key })
+		seen.window().each(now, func(x *entry) { fresh = fresh && x.key != e.key })
 		return b, fresh, nil
 	case opMin, opMax:
 		return b, before.improvedByNumber(math.Float64frombits(uint64(e.number))), nil

@@ -23,8 +23,8 @@ import (
 //	content   count: uvarint · sum: varint · avg: varint sum, uvarint count · min, max: 8 bytes, IEEE 754
 //	          minTime, maxTime: varint · first, latest: stamp, value
 //	          unique: byte 0, uvarint number, 8 bytes each, sorted; or byte 1 and 4096 registers of a byte
-//	          with over (op + 32): see window.append · sequence, sessions, top, recent, union: see
-//	          append of sequence, sessions, list
+//	          with over (op + 32): see window.encode · sequence, sessions, top, recent, union: see
+//	          encode of sequence, sessions, list
 //	          what scores need: see decayed and purchases
 //
 // Layout of a delta, which is what one event says:
@@ -80,8 +80,8 @@ func (s *state) Encode(dst []byte) []byte {
 	for i := range s.aggregates {
 		a := &s.aggregates[i]
 		dst = appendString(append(dst, byte(a.op)), a.name)
-		if a.window != nil {
-			dst = a.window.append(dst, a.op)
+		if a.content != nil {
+			dst = a.content.encode(dst, a.op)
 			continue
 		}
 		switch a.op {
@@ -95,16 +95,6 @@ func (s *state) Encode(dst []byte) []byte {
 			dst = binary.BigEndian.AppendUint64(dst, uint64(a.number))
 		case opFirst, opLatest:
 			dst = appendValue(appendStamp(dst, a.at, &before), a.value)
-		case opUnique:
-			dst = a.set.append(dst)
-		case opDecayed, opPurchases:
-			dst = a.past.append(dst)
-		case opSequence:
-			dst = a.steps.append(dst)
-		case opSessions:
-			dst = a.sessions.append(dst)
-		case opTop, opRecent, opUnion:
-			dst = a.list.append(dst, a.op)
 		}
 	}
 	return dst
@@ -118,7 +108,8 @@ func appendStamp(dst []byte, at stamp, before *stamp) []byte {
 	return appendString(binary.AppendVarint(append(dst, 1), at.ms), at.id)
 }
 
-func (d *distinct) append(dst []byte) []byte {
+// encode appends the set.
+func (d *distinct) encode(dst []byte, _ op) []byte {
 	if d.registers != nil {
 		return append(append(dst, 1), d.registers...)
 	}
@@ -243,21 +234,25 @@ func (a *aggregate) fold(at stamp, r *reader, first bool) error {
 			a.at, a.value = at, v.clone()
 		}
 	case opUnique:
-		if a.set == nil {
-			a.set = &distinct{}
+		if a.content == nil {
+			a.content = &distinct{}
 		}
-		a.set.add(r.fixed64())
+		a.set().add(r.fixed64())
 	case opDecayed, opPurchases:
-		if a.past == nil {
-			a.past = a.op.newPast()
+		if a.content == nil {
+			a.content = a.op.newPast()
 		}
-		a.past.fold(r)
+		a.past().fold(r)
 	case opSequence:
 		return a.foldSequence(at, r)
 	case opSessions:
 		return a.foldSessions(at, r)
 	case opTop, opRecent, opUnion:
-		a.list = a.list.add(a.op, listed{strings.Clone(r.string()), 1, at.ms}.only(a.op))
+		if a.content == nil {
+			a.content = &list{}
+		}
+		l := a.values()
+		*l = l.add(a.op, listed{strings.Clone(r.string()), 1, at.ms}.only(a.op))
 	default:
 		return fmt.Errorf("fold profile delta: operation %d is not known to this build: upgrade it", a.op)
 	}
@@ -269,13 +264,15 @@ func (a *aggregate) foldWindow(at stamp, r *reader) error {
 	over := r.varint()
 	e := r.entry(a.op)
 	e.at = at.ms
-	if a.window == nil {
-		a.window = newWindow(over)
+	w := a.window()
+	if w == nil {
+		w = newWindow(over)
+		a.content = w
 	}
-	if r.bad || over <= 0 || over != a.window.over {
+	if r.bad || over <= 0 || over != w.over {
 		return fmt.Errorf("fold profile delta: %w", errMalformed)
 	}
-	a.window.add(a.op, e)
+	w.add(a.op, e)
 	return nil
 }
 
@@ -350,7 +347,7 @@ func (r *reader) stamp(before *stamp) stamp {
 func (r *reader) aggregate(a *aggregate, before *stamp) {
 	a.op, a.name = op(r.byte()), r.string()
 	if a.op.isWindow() {
-		a.window = r.window(a.op)
+		a.content = r.window(a.op)
 		return
 	}
 	switch a.op {
@@ -365,17 +362,19 @@ func (r *reader) aggregate(a *aggregate, before *stamp) {
 	case opFirst, opLatest:
 		a.at, a.value = r.stamp(before), r.value()
 	case opUnique:
-		a.set = &distinct{}
-		r.distinct(a.set)
+		d := &distinct{}
+		r.distinct(d)
+		a.content = d
 	case opDecayed, opPurchases:
-		a.past = a.op.newPast()
-		a.past.read(r)
+		p := a.op.newPast()
+		p.read(r)
+		a.content = p
 	case opSequence:
-		a.steps = r.sequence()
+		a.content = r.sequence()
 	case opSessions:
-		a.sessions = r.sessions()
+		a.content = r.sessions()
 	case opTop, opRecent, opUnion:
-		a.list = r.list(a.op)
+		a.content = r.list(a.op)
 	default:
 		r.bad = true
 	}

@@ -57,6 +57,8 @@ func (d *distinct) add(hash uint64) {
 	d.hashes, d.estimate = nil, estimate(d.registers)
 }
 
+func (d *distinct) size() int { return 64 + 8*cap(d.hashes) + len(d.registers) }
+
 func (d *distinct) raise(hash uint64) {
 	i, rank := place(hash)
 	d.registers[i] = max(d.registers[i], rank)

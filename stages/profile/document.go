@@ -29,8 +29,8 @@ func (v *view) Value(name string) any {
 		return nil
 	}
 	a := v.aggregate(i, i)
-	if a != nil && a.past != nil {
-		return a.past.value(&v.plan.attributes[i])
+	if p := a.past(); p != nil {
+		return p.value(&v.plan.attributes[i])
 	}
 	if a == nil && v.plan.attributes[i].op.plain().counts() {
 		return 0.0 // of nothing: somebody who has never bought has 0 orders
@@ -42,8 +42,9 @@ func (v *view) Value(name string) any {
 func (v *view) aggregate(attribute, guess int) *aggregate {
 	a := &v.plan.attributes[attribute]
 	x := a.of(v.state, guess).in(v.now)
-	if x != nil && x.list != nil {
-		x = &aggregate{op: x.op, shown: x.list.shown(x.op, a.n)}
+	if l := x.values(); l != nil {
+		shown := l.shown(x.op, a.n)
+		x = &aggregate{op: x.op, content: &shown}
 	}
 	return x
 }
@@ -174,7 +175,7 @@ func (v *view) appendTraits(dst []byte) []byte {
 	first := true
 	next := 0 // attribute
 	text := func(i int) *aggregate {
-		if x := v.aggregate(i, i); x != nil && !x.isNumber() && (x.value.kind != kindNone || x.shown != nil) {
+		if x := v.aggregate(i, i); x != nil && !x.isNumber() && (x.value.kind != kindNone || x.content != nil) {
 			return x
 		}
 		return nil

@@ -88,8 +88,8 @@ func byTime(a, b listed) int { return cmp.Or(cmp.Compare(b.at, a.at), byText(a, 
 
 func byCount(a, b listed) int { return cmp.Or(cmp.Compare(b.count, a.count), byText(a, b)) }
 
-// shown are the texts that others see, at most n of top and recent.
-func (l list) shown(o op, n int) []string {
+// shown is what others see, in its order: at most n of top and recent.
+func (l list) shown(o op, n int) list {
 	if o != opUnion {
 		order := byCount
 		if o == opRecent {
@@ -99,11 +99,26 @@ func (l list) shown(o op, n int) []string {
 		slices.SortFunc(l, order)
 		l = l[:min(n, len(l))]
 	}
+	return l
+}
+
+func (l list) texts() []string {
 	texts := make([]string, len(l))
 	for i := range l {
 		texts[i] = l[i].text
 	}
 	return texts
+}
+
+func (l *list) absorb(o op, c content) {
+	for _, x := range *c.(*list) {
+		*l = l.add(o, x)
+	}
+}
+
+func (l *list) clone() content {
+	c := slices.Clone(*l)
+	return &c
 }
 
 func (l list) size() int {
@@ -115,7 +130,7 @@ func (l list) size() int {
 }
 
 // Layout: uvarint number; each: string text, then top: uvarint count · recent: varint Unix milliseconds.
-func (l list) append(dst []byte, o op) []byte {
+func (l list) encode(dst []byte, o op) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(l)))
 	for i := range l {
 		dst = appendString(dst, l[i].text)
@@ -129,7 +144,7 @@ func (l list) append(dst []byte, o op) []byte {
 	return dst
 }
 
-func (r *reader) list(o op) list {
+func (r *reader) list(o op) *list {
 	n := r.uvarint()
 	if n > uint64(len(r.s)) {
 		r.bad, r.s = true, ""
@@ -145,7 +160,7 @@ func (r *reader) list(o op) list {
 			l[i].at = r.varint()
 		}
 	}
-	return l
+	return &l
 }
 
 // listChange is stage.change for top, recent and union: a part of the delta for each value.
@@ -156,10 +171,10 @@ func (s *stage) listChange(b []byte, a *attribute, old, seen *aggregate, at stam
 	}
 	var own, before list
 	if old != nil {
-		own = old.list
+		own = *old.values()
 	}
 	if seen != nil {
-		before = seen.list
+		before = *seen.values()
 	}
 	after := slices.Clone(before)
 	for _, text := range texts {
@@ -169,7 +184,7 @@ func (s *stage) listChange(b []byte, a *attribute, old, seen *aggregate, at stam
 		}
 		b = appendString(a.header(b), text)
 	}
-	return b, !slices.Equal(before.shown(a.op, a.n), after.shown(a.op, a.n)), nil
+	return b, !slices.Equal(before.shown(a.op, a.n).texts(), after.shown(a.op, a.n).texts()), nil
 }
 
 // texts are the values of the event, without repeats: a text, a number, true or false, or each of those in a list.

@@ -37,10 +37,8 @@ func (s *state) absorb(o *state) {
 
 // absorb adds the content of the same attribute in another state.
 func (a *aggregate) absorb(o *aggregate) {
-	if a.window != nil {
-		if o.window.over == a.window.over {
-			a.window.absorb(a.op, o.window)
-		}
+	if a.content != nil {
+		a.content.absorb(a.op, o.content)
 		return
 	}
 	switch a.op {
@@ -61,28 +59,14 @@ func (a *aggregate) absorb(o *aggregate) {
 		if c := compareAt(o.at, o.value, a.at, a.value); c > 0 && a.op == opLatest || c < 0 && a.op == opFirst {
 			a.at, a.value = o.at, o.value
 		}
-	case opUnique:
-		a.set.absorb(o.set)
-	case opDecayed, opPurchases:
-		a.past.absorb(o.past)
-	case opSequence:
-		a.steps.absorb(o.steps)
-	case opSessions:
-		a.sessions.absorb(o.sessions)
-	case opTop, opRecent, opUnion:
-		for _, x := range o.list {
-			a.list = a.list.add(a.op, x)
-		}
 	}
 }
 
 func (a *aggregate) clone() aggregate {
 	c := *a
-	c.set, c.window, c.steps = a.set.clone(), a.window.clone(), a.steps.clone()
-	if a.past != nil {
-		c.past = a.past.clone()
+	if a.content != nil {
+		c.content = a.content.clone()
 	}
-	c.list, c.sessions = slices.Clone(a.list), a.sessions.clone()
 	return c
 }
 
@@ -120,15 +104,13 @@ func clampedSum(a, b int64) int64 {
 	return math.MinInt64
 }
 
-func (d *distinct) clone() *distinct {
-	if d == nil {
-		return nil
-	}
+func (d *distinct) clone() content {
 	return &distinct{hashes: slices.Clone(d.hashes), registers: slices.Clone(d.registers), estimate: d.estimate}
 }
 
 // absorb makes the set the union of both.
-func (d *distinct) absorb(o *distinct) {
+func (d *distinct) absorb(_ op, c content) {
+	o := c.(*distinct)
 	if o.registers == nil {
 		for _, h := range o.hashes {
 			d.add(h)
@@ -137,7 +119,7 @@ func (d *distinct) absorb(o *distinct) {
 	}
 	if d.registers == nil {
 		hashes := d.hashes
-		*d = *o.clone()
+		*d = *o.clone().(*distinct)
 		for _, h := range hashes {
 			d.raise(h)
 		}

@@ -86,7 +86,7 @@ func TestAbsorb(t *testing.T) {
 			fold(whole, d)
 		}
 		want := whole.Encode(nil)
-		if events == 3000 && (len(whole.traits) != maxTraits || whole.aggregates[len(whole.aggregates)-1].set == nil && !strings.Contains(fmt.Sprint(whole.aggregates), "a10")) {
+		if events == 3000 && (len(whole.traits) != maxTraits || whole.aggregates[len(whole.aggregates)-1].content == nil && !strings.Contains(fmt.Sprint(whole.aggregates), "a10")) {
 			t.Fatal("the limits are not reached")
 		}
 		for range 8 {

@@ -23,13 +23,10 @@ const (
 
 // past is the content of these.
 type past interface {
-	append(dst []byte) []byte
+	content
 	read(r *reader)
 	fold(r *reader) // a delta
-	absorb(o past)  // the content of another fragment, of the same kind
-	clone() past
 	value(a *attribute) any
-	size() int
 }
 
 func (o op) newPast() past {
@@ -67,7 +64,7 @@ func (s *stage) pastChange(b []byte, a *attribute, old *aggregate) (_ []byte, ch
 	}
 	var n, total int64
 	if old != nil {
-		total = old.past.(*purchases).total
+		total = old.past().(*purchases).total
 	}
 	if a.path != (pipeline.Path{}) {
 		var rej *pipeline.RejectError
@@ -160,7 +157,7 @@ func (d *decayed) add(bucket int64, units uint64) {
 	}
 }
 
-func (d *decayed) append(dst []byte) []byte {
+func (d *decayed) encode(dst []byte, _ op) []byte {
 	dst = binary.AppendUvarint(binary.AppendVarint(dst, d.newest), uint64(len(d.units)))
 	for _, u := range d.units {
 		dst = binary.AppendUvarint(dst, u)
@@ -183,14 +180,14 @@ func (d *decayed) read(r *reader) {
 
 func (d *decayed) fold(r *reader) { d.add(r.varint(), r.uvarint()) }
 
-func (d *decayed) absorb(o past) {
+func (d *decayed) absorb(_ op, o content) {
 	other := o.(*decayed)
 	for i, u := range other.units {
 		d.add(other.newest-int64(i), u)
 	}
 }
 
-func (d *decayed) clone() past { return &decayed{d.newest, slices.Clone(d.units)} }
+func (d *decayed) clone() content { return &decayed{d.newest, slices.Clone(d.units)} }
 
 func (d *decayed) value(a *attribute) any {
 	total := 0.0
@@ -243,10 +240,10 @@ func (p *purchases) merge(o *purchases) {
 	p.total = clampedSum(p.total, o.total)
 }
 
-func (p *purchases) append(dst []byte) []byte {
+func (p *purchases) encode(dst []byte, _ op) []byte {
 	dst = binary.AppendVarint(binary.AppendUvarint(dst, p.orders), p.first)
 	dst = binary.AppendVarint(binary.AppendVarint(dst, p.last), p.total)
-	return p.days.append(binary.AppendVarint(dst, p.opening))
+	return p.days.encode(binary.AppendVarint(dst, p.opening), opUnique)
 }
 
 func (p *purchases) read(r *reader) {
@@ -256,15 +253,15 @@ func (p *purchases) read(r *reader) {
 
 func (p *purchases) fold(r *reader) { p.take(r.varint(), r.varint()) }
 
-func (p *purchases) absorb(o past) {
+func (p *purchases) absorb(_ op, o content) {
 	other := o.(*purchases)
 	p.merge(other)
-	p.days.absorb(&other.days)
+	p.days.absorb(opUnique, &other.days)
 }
 
-func (p *purchases) clone() past {
+func (p *purchases) clone() content {
 	c := *p
-	c.days = *p.days.clone()
+	c.days = *p.days.clone().(*distinct)
 	return &c
 }
 

@@ -73,7 +73,8 @@ func (s *sequence) check() {
 	}
 }
 
-func (s *sequence) absorb(o *sequence) {
+func (s *sequence) absorb(_ op, c content) {
+	o := c.(*sequence)
 	if s.done || s.within != o.within {
 		return
 	}
@@ -89,10 +90,7 @@ func (s *sequence) absorb(o *sequence) {
 	s.check()
 }
 
-func (s *sequence) clone() *sequence {
-	if s == nil {
-		return nil
-	}
+func (s *sequence) clone() content {
 	c := *s
 	c.times = slices.Clone(s.times)
 	for i := range c.times {
@@ -112,7 +110,7 @@ func (s *sequence) size() int {
 
 // Layout: varint within, uvarint repeats, uvarint number of steps, 0 if it has happened; for each uvarint number of times; each: varint, less the
 // one before it.
-func (s *sequence) append(dst []byte) []byte {
+func (s *sequence) encode(dst []byte, _ op) []byte {
 	dst = binary.AppendUvarint(binary.AppendVarint(dst, s.within), s.repeats)
 	dst = binary.AppendUvarint(dst, uint64(len(s.times)))
 	for _, times := range s.times {
@@ -161,19 +159,21 @@ func (a *aggregate) foldSequence(at stamp, r *reader) error {
 	if r.bad || n < 2 || n > maxSteps {
 		return fmt.Errorf("fold profile delta: %w", errMalformed)
 	}
-	if a.steps == nil {
-		a.steps = newSequence(within, repeats, int(n))
+	s := a.sequence()
+	if s == nil {
+		s = newSequence(within, repeats, int(n))
+		a.content = s
 	}
-	if !a.steps.done && len(a.steps.times) != int(n) {
+	if !s.done && len(s.times) != int(n) {
 		return fmt.Errorf("fold profile delta: %w", errMalformed)
 	}
-	a.steps.add(at.ms, steps)
+	s.add(at.ms, steps)
 	return nil
 }
 
 // sequenceChange is stage.change for a sequence.
 func (s *stage) sequenceChange(b []byte, a *attribute, old, seen *aggregate, at stamp) (_ []byte, changes bool, _ *pipeline.RejectError) {
-	if old != nil && old.steps.done {
+	if old != nil && old.sequence().done {
 		return b, false, nil
 	}
 	steps, repeats := uint64(0), uint64(0)
@@ -185,12 +185,12 @@ func (s *stage) sequenceChange(b []byte, a *attribute, old, seen *aggregate, at 
 			repeats |= 1 << i
 		}
 	}
-	if old != nil && old.steps.has(at.ms, steps) {
+	if old != nil && old.sequence().has(at.ms, steps) {
 		return b, false, nil
 	}
 	after := newSequence(a.within, repeats, len(a.steps))
 	if seen != nil {
-		after = seen.steps.clone()
+		after = seen.sequence().clone().(*sequence)
 	}
 	before := after.done
 	after.add(at.ms, steps)

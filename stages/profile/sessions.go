@@ -50,25 +50,22 @@ func (s *sessions) covered(at int64) bool {
 
 func (s *sessions) count() int { return min(len(s.list), maxSessions) }
 
-func (s *sessions) absorb(o *sessions) {
-	if s.gap == o.gap {
+func (s *sessions) absorb(_ op, c content) {
+	if o := c.(*sessions); s.gap == o.gap {
 		for _, x := range o.list {
 			s.add(x)
 		}
 	}
 }
 
-func (s *sessions) clone() *sessions {
-	if s == nil {
-		return nil
-	}
+func (s *sessions) clone() content {
 	return &sessions{s.gap, slices.Clone(s.list)}
 }
 
 func (s *sessions) size() int { return 64 + 20*cap(s.list) }
 
 // Layout: varint gap, uvarint number; each: varint from, less the end of the one before, uvarint length.
-func (s *sessions) append(dst []byte) []byte {
+func (s *sessions) encode(dst []byte, _ op) []byte {
 	dst = binary.AppendUvarint(binary.AppendVarint(dst, s.gap), uint64(len(s.list)))
 	before := int64(0)
 	for _, x := range s.list {
@@ -93,26 +90,28 @@ func (r *reader) sessions() *sessions {
 // foldSessions is aggregate.fold for sessions.
 func (a *aggregate) foldSessions(at stamp, r *reader) error {
 	gap := r.varint()
-	if a.sessions == nil {
-		a.sessions = &sessions{gap: gap}
+	s := a.sessions()
+	if s == nil {
+		s = &sessions{gap: gap}
+		a.content = s
 	}
-	if r.bad || gap != a.sessions.gap {
+	if r.bad || gap != s.gap {
 		return fmt.Errorf("fold profile delta: %w", errMalformed)
 	}
-	a.sessions.add(stretch{at.ms, at.ms})
+	s.add(stretch{at.ms, at.ms})
 	return nil
 }
 
 // sessionsChange is stage.change for sessions.
 func (s *stage) sessionsChange(b []byte, a *attribute, old, seen *aggregate, at stamp) (_ []byte, changes bool, _ *pipeline.RejectError) {
-	if old != nil && old.sessions.covered(at.ms) {
+	if old != nil && old.sessions().covered(at.ms) {
 		return b, false, nil
 	}
 	b = binary.AppendVarint(a.header(b), a.within)
 	if seen == nil {
 		return b, true, nil
 	}
-	after := seen.sessions.clone()
+	after := seen.sessions().clone().(*sessions)
 	after.add(stretch{at.ms, at.ms})
-	return b, after.count() != seen.sessions.count(), nil
+	return b, after.count() != seen.sessions().count(), nil
 }

@@ -53,20 +53,42 @@ type trait struct {
 
 // aggregate is the content of one attribute. Sorted by name, then op.
 type aggregate struct {
-	name   string // attribute.key
-	op     op
-	count  uint64    // count, avg
-	number int64     // sum, avg: millionths; minTime, maxTime: milliseconds; min, max: bits of a float64
-	at     stamp     // first, latest
-	value  value     // first, latest
-	set    *distinct // unique
-	window *window   // with over; then nothing else is set
-	past   past      // what other stages need
-	steps  *sequence // sequence
+	name    string // attribute.key
+	op      op
+	count   uint64  // count, avg
+	number  int64   // sum, avg: millionths; minTime, maxTime: milliseconds; min, max: bits of a float64
+	at      stamp   // first, latest
+	value   value   // first, latest
+	content content // unique, with over, sequence, sessions, top, recent, union: *distinct, *window, *sequence, *sessions, *list;
+	// what other stages need: past
+}
 
-	list     list      // top, recent, union
-	sessions *sessions // sessions
-	shown    []string  // of a list, for those who see it: see view.aggregate
+// content is what an attribute holds that is more than a number or a value. It is changed in place.
+type content interface {
+	absorb(o op, other content) // adds that of another state
+	clone() content
+	size() int // memory in bytes
+	encode(dst []byte, o op) []byte
+}
+
+// set and the others are the content of one kind; nil if it is of another.
+func (a *aggregate) set() *distinct { return contentOf[*distinct](a) }
+
+func (a *aggregate) window() *window { return contentOf[*window](a) }
+
+func (a *aggregate) sequence() *sequence { return contentOf[*sequence](a) }
+
+func (a *aggregate) sessions() *sessions { return contentOf[*sessions](a) }
+
+func (a *aggregate) values() *list { return contentOf[*list](a) }
+
+func (a *aggregate) past() past { return contentOf[past](a) }
+
+func contentOf[T content](a *aggregate) (c T) {
+	if a != nil {
+		c, _ = a.content.(T)
+	}
+	return c
 }
 
 // insert is slices.Insert with room for three more, instead of twice the room: there are many profiles, and each grows
@@ -97,23 +119,8 @@ func (s *state) Size() int {
 	for i := range s.aggregates {
 		a := &s.aggregates[i]
 		n += int(unsafe.Sizeof(*a)) + len(a.name) + len(a.at.id) + len(a.value.text)
-		if a.set != nil {
-			n += 64 + 8*cap(a.set.hashes) + len(a.set.registers)
-		}
-		if a.window != nil {
-			n += a.window.size()
-		}
-		if a.past != nil {
-			n += a.past.size()
-		}
-		if a.steps != nil {
-			n += a.steps.size()
-		}
-		if a.list != nil {
-			n += a.list.size()
-		}
-		if a.sessions != nil {
-			n += a.sessions.size()
+		if a.content != nil {
+			n += a.content.size()
 		}
 	}
 	return n
@@ -225,13 +232,13 @@ func (a *aggregate) any() any {
 	case opMinTime, opMaxTime:
 		return pipeline.Millis(a.number)
 	case opUnique:
-		return a.set.count()
+		return a.set().count()
 	case opSequence:
-		return a.steps.done
+		return a.sequence().done
 	case opSessions:
-		return float64(a.sessions.count())
+		return float64(a.sessions().count())
 	case opTop, opRecent, opUnion:
-		return a.shown
+		return a.values().texts()
 	}
 	return a.value.any()
 }
@@ -263,7 +270,7 @@ func (a *aggregate) appendJSON(dst []byte) []byte {
 		return appendSeconds(dst, a.number)
 	case opTop, opRecent, opUnion:
 		dst = append(dst, '[')
-		for i, text := range a.shown {
+		for i, text := range a.values().texts() {
 			if i > 0 {
 				dst = append(dst, ',')
 			}

@@ -47,7 +47,7 @@ func (s *stage) wake(ev *pipeline.Event, person *state, emit pipeline.Emit) {
 	now, next := ev.ReceivedAt.UnixMilli(), never
 	for _, i := range s.windows {
 		if x := s.attributes[i].of(person, i); x != nil {
-			next = min(next, x.window.next(now))
+			next = min(next, x.window().next(now))
 		}
 	}
 	if next != never {

@@ -58,6 +58,9 @@ func (w *window) expired(index int64) bool {
 	return (index+1)*w.width() <= w.newest-maxAhead-w.over
 }
 
+// outdated tells whether an event of that time is before every window from now on.
+func (w *window) outdated(at int64) bool { return w.expired(w.indexOf(at)) }
+
 func newWindow(over int64) *window { return &window{over: over, newest: math.MinInt64 / 2} }
 
 // add takes what one event says.
@@ -155,7 +158,11 @@ func greater(a, b int64) int64 {
 }
 
 // absorb adds the content of the same attribute in another state.
-func (w *window) absorb(o op, other *window) {
+func (w *window) absorb(o op, c content) {
+	other := c.(*window)
+	if other.over != w.over {
+		return
+	}
 	w.advance(other.newest)
 	for i := range other.buckets {
 		from := &other.buckets[i]
@@ -173,10 +180,7 @@ func (w *window) absorb(o op, other *window) {
 	}
 }
 
-func (w *window) clone() *window {
-	if w == nil {
-		return nil
-	}
+func (w *window) clone() content {
 	c := *w
 	c.buckets = slices.Clone(w.buckets)
 	for i := range c.buckets {
@@ -211,13 +215,14 @@ func (w *window) each(now int64, visit func(e *entry)) {
 
 // in is the attribute at a time, as an aggregate without `over`; nil if nothing counts.
 func (a *aggregate) in(now int64) *aggregate {
-	if a == nil || a.window == nil {
+	w := a.window()
+	if w == nil {
 		return a
 	}
 	var total entry
 	var keys []uint64
 	some := false
-	a.window.each(now, func(e *entry) {
+	w.each(now, func(e *entry) {
 		if a.op == opUnique|opOver {
 			keys = append(keys, e.key)
 		}
@@ -277,7 +282,7 @@ func (w *window) takes(x entry, now int64) (counts, coarse bool) {
 // Layout of a window: varint over, varint newest, uvarint number of buckets; each: byte 1 if it is coarse, else 0; uvarint
 // number of entries; if it is coarse: varint first, varint last; the entries; each: unless the bucket is coarse varint time,
 // less the time before it in the window; then as in a delta.
-func (w *window) append(dst []byte, o op) []byte {
+func (w *window) encode(dst []byte, o op) []byte {
 	dst = binary.AppendVarint(binary.AppendVarint(dst, w.over), w.newest)
 	dst = binary.AppendUvarint(dst, uint64(len(w.buckets)))
 	before := int64(0)

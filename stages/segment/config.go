@@ -17,10 +17,16 @@ const maxSegments = 10_000
 type plan struct {
 	segments     []definition // in the order of their names
 	byName       map[string]int
-	readers      [pipeline.MaxAttributes][]int // by attribute index: segments that read it
-	clocks       []int                         // segments that time alone can change
-	traitReaders map[string][]int              // by the name of a trait: segments that read it
-	definitions  uint64                        // hash of all names and versions
+	readers      []readers        // by attribute: segments that read it
+	clocks       []int            // segments that time alone can change
+	traitReaders map[string][]int // by the name of a trait: segments that read it
+	definitions  uint64           // hash of all names and versions
+}
+
+// readers are the segments that read an attribute.
+type readers struct {
+	attribute int // index
+	segments  []int
 }
 
 // definition is one compiled segment.
@@ -86,7 +92,12 @@ func (p *plan) index(d definition, env *pipeline.Env) {
 				}
 			}
 		} else if at, ok := indexOf(env, input); ok {
-			p.readers[at] = append(p.readers[at], i)
+			k := slices.IndexFunc(p.readers, func(r readers) bool { return r.attribute == at })
+			if k < 0 {
+				k = len(p.readers)
+				p.readers = append(p.readers, readers{attribute: at})
+			}
+			p.readers[k].segments = append(p.readers[k].segments, i)
 			if slices.Contains(env.Scores, input) { // it may pass a border by time alone
 				for _, border := range d.program.Borders(input) {
 					env.Watch(input, border)

@@ -176,9 +176,9 @@ func (s *stage) pick(ev *pipeline.Event, all bool) []int {
 	if ev.Cause == pipeline.CauseTimer {
 		add(s.clocks)
 	}
-	for i, readers := range s.readers {
-		if readers != nil && ev.Inputs.Has(i) {
-			add(readers)
+	for i := range s.readers {
+		if r := &s.readers[i]; ev.Inputs.Has(r.attribute) {
+			add(r.segments)
 		}
 	}
 	if ev.Inputs.Has(pipeline.TraitsIndex) {
