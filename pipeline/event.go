@@ -101,6 +101,14 @@ type Event struct {
 	Inputs AttributeSet
 }
 
+// Now is the time at which the stages look at the profile: when the event was received; at a due time, exactly that.
+func (ev *Event) Now() time.Time {
+	if ev.Type == TypeEvaluate && ev.Cause == CauseTimer {
+		return ev.Time
+	}
+	return ev.ReceivedAt
+}
+
 // Refuse notes why a source could make no event of what it read. Raw is then what it read, and clean refuses it for that
 // reason: what was read travels like an event, so that it is a dead letter exactly once.
 func (ev *Event) Refuse(rej *RejectError) { ev.Refused = rej.Code + " " + rej.Reason }

@@ -28,9 +28,9 @@ type Emit interface {
 	Message(m Message)
 	// Wake asks for an event of type evaluate for the event's profile at that time, in the future of the event. Of all that the
 	// stages ask for during one event the earliest counts; it replaces what earlier events of the profile asked for, so a
-	// stage that still waits for something asks again each time. The evaluation has Cause timer, and Time and ReceivedAt are
-	// exactly that time; it comes before every event of the profile with that ReceivedAt or a later one: what time changes is looked at
-	// then, and not at other events.
+	// stage that still waits for something asks again each time. The evaluation has Cause timer and exactly that Time, which is
+	// its Event.Now. It comes before every event of the profile that was received then or later: what time changes is looked
+	// at then, and not at other events.
 	Wake(at time.Time)
 	// Drop ends the event on purpose, for a reason that is counted, such as "duplicate". Nothing else may drop an event.
 	Drop(reason string)

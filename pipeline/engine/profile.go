@@ -102,6 +102,11 @@ func (j *profileJob) one(ctx context.Context, r *pipeline.Record) error {
 		rej.Stage = pipeline.TaskProfile
 		return rej
 	}
+	if j.ev.Canonical != (pipeline.ID{}) {
+		if err := j.fireBefore(ctx); err != nil {
+			return err
+		}
+	}
 	if j.plan.Stitching && j.ev.Canonical != (pipeline.ID{}) {
 		forwarded, err := j.place(&j.ev, config)
 		if forwarded || err != nil {
@@ -124,7 +129,8 @@ func (j *profileJob) note(ev *pipeline.Event) {
 	}
 	u := j.updates[p.ID]
 	if u == nil {
-		if len(ev.Changed) == 0 && !p.Created {
+		// Time alone can move a profile from segment to segment: nothing else of it has changed then, and it has.
+		if len(ev.Changed) == 0 && !p.Created && len(j.chain.messages) == 0 {
 			return
 		}
 		u = j.update(p)

@@ -96,6 +96,30 @@ func (t *timers) remove(d timer) {
 	t.keys.Delete(append(append(t.own[:0], spaceOwn), d.profile[:]...))
 }
 
+// of returns the time of a profile's timer, never if it has none until then.
+func (t *timers) of(profile pipeline.ID, until int64) (int64, error) {
+	if t.known && t.next > until {
+		return never, nil
+	}
+	t.own = append(append(t.own[:0], spaceOwn), profile[:]...)
+	stored, err := t.keys.Get(t.own)
+	if err != nil {
+		return 0, fmt.Errorf("read a timer: %w", err)
+	}
+	return parseTimer(stored)
+}
+
+// parseTimer reads what is stored of a profile's timer, nil if it has none.
+func parseTimer(stored []byte) (int64, error) {
+	if stored == nil {
+		return never, nil
+	}
+	if len(stored) != 9 || stored[0] != formatTimer {
+		return 0, fmt.Errorf("a timer has an unknown format; this build reads format %d", formatTimer)
+	}
+	return int64(binary.BigEndian.Uint64(stored[1:])), nil
+}
+
 // set gives a profile a timer in place of the one it has; never: none.
 func (t *timers) set(profile pipeline.ID, at int64) error {
 	if at == never && t.known && t.next == never {
@@ -106,12 +130,9 @@ func (t *timers) set(profile pipeline.ID, at int64) error {
 	if err != nil {
 		return fmt.Errorf("read a timer: %w", err)
 	}
-	old := int64(never)
-	if stored != nil {
-		if len(stored) != 9 || stored[0] != formatTimer {
-			return fmt.Errorf("a timer has an unknown format; this build reads format %d", formatTimer)
-		}
-		old = int64(binary.BigEndian.Uint64(stored[1:]))
+	old, err := parseTimer(stored)
+	if err != nil {
+		return err
 	}
 	if old == at {
 		return nil
@@ -164,27 +185,61 @@ func (j *profileJob) fire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w, refused := j.work, 0
-	var rej *pipeline.RejectError // the last
+	refused := 0
+	var last *pipeline.RejectError
 	for _, d := range due {
-		j.timers.remove(d)
-		w.tx.Savepoint()
-		w.now = max(w.now, d.at)
-		err := j.wake(ctx, d.profile, pipeline.Millis(d.at), pipeline.CauseTimer)
-		if err == nil {
-			continue
-		}
-		if !errors.As(err, &rej) {
+		rej, err := j.fireOne(ctx, d)
+		if err != nil {
 			return err
 		}
-		// There is no event that could be a dead letter. The profile's next event asks for a timer again.
-		w.tx.RollbackToSavepoint()
-		j.undone = true
-		w.dropped.add(rej.Stage+"/timer_"+rej.Code, 1)
-		refused++
+		if rej != nil {
+			last = rej
+			refused++
+		}
 	}
 	if refused > 0 {
-		j.Logger.Error("profiles could not be evaluated at their time; they are as they were", "profiles", refused, "stage", rej.Stage, "code", rej.Code, "partition", w.batch.Partition)
+		j.Logger.Error("profiles could not be evaluated at their time; they are as they were", "profiles", refused, "stage", last.Stage, "code", last.Code, "partition", j.work.batch.Partition)
+	}
+	return nil
+}
+
+// fireOne evaluates the profile of a timer that is due. There is no event that could be a dead letter if a stage refuses:
+// the profile's next event asks for a timer again.
+func (j *profileJob) fireOne(ctx context.Context, d timer) (rej *pipeline.RejectError, _ error) {
+	w := j.work
+	j.timers.remove(d)
+	w.tx.Savepoint()
+	w.now = max(w.now, d.at)
+	err := j.wake(ctx, d.profile, pipeline.Millis(d.at), pipeline.CauseTimer)
+	if err == nil {
+		return nil, nil
+	}
+	if !errors.As(err, &rej) {
+		return nil, err
+	}
+	w.tx.RollbackToSavepoint()
+	j.undone = true
+	w.dropped.add(rej.Stage+"/timer_"+rej.Code, 1)
+	return rej, nil
+}
+
+// fireBefore evaluates the profile of the event in hand at its times until the event was received, although the watermark may
+// not be there yet: the event itself will be looked at as of then, and asks for a timer in place of the one that waits. So
+// what time does to a profile comes in order, at its times.
+func (j *profileJob) fireBefore(ctx context.Context) error {
+	until := max(j.work.now, j.ev.ReceivedAt.UnixMilli())
+	for range timersPerTransaction {
+		at, err := j.timers.of(j.ev.Canonical, until)
+		if err != nil || at > until {
+			return err
+		}
+		ev := j.ev
+		_, err = j.fireOne(ctx, timer{at, ev.Canonical})
+		j.ev = ev
+		if err != nil {
+			return err
+		}
+		j.work.tx.Savepoint() // a refusal of the event undoes the event alone
 	}
 	return nil
 }

@@ -247,6 +247,20 @@ func TestTimerWaitsForEarlierEvents(t *testing.T) {
 	})
 }
 
+// TestTimerComesBeforeLaterEventsOfItsProfile: an event that was received after a timer's time finds the profile as the timer has
+// left it, although the watermark is not there yet.
+func TestTimerComesBeforeLaterEventsOfItsProfile(t *testing.T) {
+	t.Parallel()
+	m, c, _ := timed(t, testenv.Embedded(t))
+	told := []string{"a wake 5000", "c wake 6000", "b x", "a woken 5000", "a y"}
+	m.produce("events", event("a", "wake 5000", 0), event("c", "wake 6000", 0), event("b", "x", 6500), event("a", "y", 7000))
+	m.start()
+	m.tells(told...)
+	m.nothingMore(c, told...)
+	c.set(8000)
+	m.tells(append(told, "c woken 6000")...)
+}
+
 // TestTimersOfOnePartition has a timer in one of several partitions; in the others nothing was ever written.
 func TestTimersOfOnePartition(t *testing.T) {
 	testenv.EachBroker(t, func(t *testing.T, brokers []string) {

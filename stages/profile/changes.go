@@ -254,7 +254,7 @@ func (s *stage) windowChange(b []byte, a *attribute, old, seen *aggregate, at st
 		}
 		e.at = at.ms
 	}
-	now := s.ev.ReceivedAt.UnixMilli()
+	now := s.ev.Now().UnixMilli()
 	if old != nil && old.window().outdated(at.ms) {
 		return b, false, nil
 	}

@@ -138,7 +138,7 @@ func (s *stage) evaluate(ev *pipeline.Event, person *state, fragments []pipeline
 	}
 	s.attach(ev, person, fragments, false)
 	if regrouped {
-		ev.Changed = s.names(person, ev.ReceivedAt.UnixMilli())
+		ev.Changed = s.names(person, ev.Now().UnixMilli())
 		for i := range ev.Inputs {
 			ev.Inputs[i] = math.MaxUint64
 		}
@@ -173,7 +173,7 @@ type attached struct {
 }
 
 func (s *stage) attach(ev *pipeline.Event, st *state, fragments []pipeline.ID, created bool) {
-	a := &attached{view: view{plan: s.plan, state: st, now: ev.ReceivedAt.UnixMilli()}}
+	a := &attached{view: view{plan: s.plan, state: st, now: ev.Now().UnixMilli()}}
 	for _, id := range fragments {
 		if id != ev.Canonical {
 			a.view.previous = append(a.view.previous, id)

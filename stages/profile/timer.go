@@ -9,7 +9,7 @@ import (
 // passTime notes the attributes that are another value now than a millisecond ago, because something came into their windows
 // or left them. The engine evaluates a profile at exactly the times that wake asks for, so nothing changes in between.
 func (s *stage) passTime(tx pipeline.Tx, ev *pipeline.Event, person *state, fragments []pipeline.ID) (*state, error) {
-	now := ev.ReceivedAt.UnixMilli()
+	now := ev.Now().UnixMilli()
 	for _, i := range s.windows {
 		a := &s.attributes[i]
 		x := a.of(person, i)
@@ -44,7 +44,7 @@ func (s *stage) wake(ev *pipeline.Event, person *state, emit pipeline.Emit) {
 	if len(s.windows) == 0 {
 		return
 	}
-	now, next := ev.ReceivedAt.UnixMilli(), never
+	now, next := ev.Now().UnixMilli(), never
 	for _, i := range s.windows {
 		if x := s.attributes[i].of(person, i); x != nil {
 			next = min(next, x.window().next(now))

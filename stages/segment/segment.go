@@ -114,7 +114,7 @@ func (s *stage) load(tx pipeline.Tx, profile pipeline.ID) (*membership, error) {
 // decide fills turned with the segments whose decision is another one now. A profile without events is in no segment.
 func (s *stage) decide(m *membership, carried []transition, ev *pipeline.Event, all bool) error {
 	s.picked, s.turned = s.pick(ev, all), s.turned[:0]
-	s.profile, s.now = ev.Profile, ev.ReceivedAt
+	s.profile, s.now = ev.Profile, ev.Now()
 	defer func() { s.profile = nil }()
 	for _, i := range s.picked {
 		d := &s.segments[i]
@@ -138,10 +138,10 @@ func (s *stage) wake(ev *pipeline.Event, emit pipeline.Emit) {
 		return
 	}
 	var next time.Time
-	s.profile = ev.Profile
+	s.profile, s.now = ev.Profile, ev.Now()
 	defer func() { s.profile = nil }()
 	for _, i := range s.clocks {
-		if at := s.segments[i].program.Next(s.vars, ev.ReceivedAt); !at.IsZero() && (next.IsZero() || at.Before(next)) {
+		if at := s.segments[i].program.Next(s.vars, s.now); !at.IsZero() && (next.IsZero() || at.Before(next)) {
 			next = at
 		}
 	}
