@@ -82,7 +82,7 @@ type alarmClock struct {
 }
 
 func alarmPlan(name string, a *alarmClock) *pipeline.Plan {
-	return &pipeline.Plan{Name: name, Hash: 1, Partitions: 1, Commit: 10 * time.Millisecond, Horizon: time.Hour,
+	return &pipeline.Plan{Name: name, Hash: 1, Partitions: 1, Commit: 10 * time.Millisecond, Horizon: time.Hour, Identities: pipeline.NewIdentities([]byte(name)),
 		Resolve: []pipeline.StagePlan{{Kind: "gate", Code: 1, New: func() pipeline.Stage { return gate{a} }}},
 		Profile: []pipeline.StagePlan{{Kind: "alarm", Code: 1, New: func() pipeline.Stage { return alarm{a} }}}}
 }
