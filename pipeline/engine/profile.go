@@ -103,7 +103,7 @@ func (j *profileJob) one(ctx context.Context, r *pipeline.Record) error {
 		return rej
 	}
 	if j.ev.Canonical != (pipeline.ID{}) {
-		if err := j.fireBefore(ctx); err != nil {
+		if err := j.fireBefore(ctx, j.ev.Canonical, max(j.work.now, j.ev.ReceivedAt.UnixMilli())); err != nil {
 			return err
 		}
 	}
@@ -177,7 +177,11 @@ func (j *profileJob) tellOne(m *pipeline.Message) {
 // Nothing changes by it: it only finds the live objects.
 func (j *profileJob) lookAgain(ctx context.Context) error {
 	for _, id := range slices.Clone(j.order) {
-		if err := j.wake(ctx, id, pipeline.Millis(j.work.now), ""); err != nil {
+		err := j.fireBefore(ctx, id, j.work.now)
+		if err == nil {
+			err = j.wake(ctx, id, pipeline.Millis(j.work.now), "")
+		}
+		if err != nil {
 			return fmt.Errorf("evaluate a profile again: %v", err) //nolint:errorlint // not a rejection any more: no event is to blame
 		}
 		if j.ev.Profile == nil { // it is being regrouped: the evaluation at the end of that tells everything

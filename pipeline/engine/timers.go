@@ -223,18 +223,17 @@ func (j *profileJob) fireOne(ctx context.Context, d timer) (rej *pipeline.Reject
 	return rej, nil
 }
 
-// fireBefore evaluates the profile of the event in hand at its times until the event was received, although the watermark may
-// not be there yet: the event itself will be looked at as of then, and asks for a timer in place of the one that waits. So
-// what time does to a profile comes in order, at its times.
-func (j *profileJob) fireBefore(ctx context.Context) error {
-	until := max(j.work.now, j.ev.ReceivedAt.UnixMilli())
+// fireBefore evaluates a profile at its times until then, although the watermark may not be there yet: it is about to be looked
+// at as of then, and asks for a timer in place of the one that waits. So what time does to a profile comes in order, at its
+// times. The event in hand stays.
+func (j *profileJob) fireBefore(ctx context.Context, profile pipeline.ID, until int64) error {
 	for range timersPerTransaction {
-		at, err := j.timers.of(j.ev.Canonical, until)
+		at, err := j.timers.of(profile, until)
 		if err != nil || at > until {
 			return err
 		}
 		ev := j.ev
-		_, err = j.fireOne(ctx, timer{at, ev.Canonical})
+		_, err = j.fireOne(ctx, timer{at, profile})
 		j.ev = ev
 		if err != nil {
 			return err
