@@ -351,7 +351,7 @@ func (p *plan) concerned(ev *pipeline.Event) []*attribute {
 }
 
 // counts tells whether the value of no events is zero, not absent.
-func (o op) counts() bool { return o == opCount || o == opSum || o == opUnique }
+func (o op) counts() bool { return o == opCount || o == opSum || o == opUnique || o == opSessions }
 
 // valueType is the type in expressions.
 func (a *attribute) valueType() pipeline.AttributeType {

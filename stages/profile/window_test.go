@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -72,7 +73,7 @@ func naiveWindows(list []happened, user int, now time.Time) map[string]float64 {
 	return values
 }
 
-var timerLine = regexp.MustCompile(`^timer (\S+): profile (\S+) version=\d+ changed=\[(.*)\] segments=\[\]$`)
+var timerLine = regexp.MustCompile(`^timer (\S+): profile (\S+) version=(\d+) changed=\[(.*)\] segments=\[\]$`)
 
 // TestWindows: after each event every attribute is what its window holds, and between events the profile is evaluated at
 // exactly the milliseconds at which one changes, and says which.
@@ -82,9 +83,10 @@ func TestWindows(t *testing.T) {
 	const users = 3
 	var list []happened
 	now, done, timers := stagetest.Start, 0, 0
+	versions := map[string]int{} // by profile
 	for i := range 400 {
 		before := now
-		now = now.Add(time.Duration(random.IntN(3_600_000)) * time.Millisecond)
+		now = now.Add(time.Duration(random.IntN([]int{3_600_000, 100_000}[i%2])) * time.Millisecond)
 		h := happened{random.IntN(users), random.IntN(9) - 2, random.IntN(5), now.Add(-time.Duration(random.IntN(8*3_600_000)) * time.Millisecond), now}
 		if random.IntN(4) == 0 { // a clock that is ahead
 			h.at = now.Add(time.Duration(random.IntN(300_000)) * time.Millisecond)
@@ -97,11 +99,21 @@ func TestWindows(t *testing.T) {
 		}
 		var got []string
 		for _, line := range r.Lines()[done:] {
-			if m := timerLine.FindStringSubmatch(line); m != nil && m[3] != "" {
-				got = append(got, fmt.Sprintf("%s %s changed=[%s]", m[1], m[2], m[3]))
+			if m := timerLine.FindStringSubmatch(line); m != nil && m[4] != "" {
+				got = append(got, fmt.Sprintf("%s %s changed=[%s]", m[1], m[2], m[4]))
+				version, err := strconv.Atoi(m[3])
+				if err != nil || version <= versions[m[2]] {
+					t.Errorf("what is told has no higher version than %d: %s", versions[m[2]], line)
+				}
+				versions[m[2]] = version
 			}
 		}
-		done = len(r.Lines())
+		lines := r.Lines()
+		done = len(lines)
+		_, said, _ := strings.Cut(lines[done-1], " changed=")
+		if names := changedNames(naiveWindows(list, h.user, now), naiveWindows(append(list, h), h.user, now)); said != fmt.Sprintf("%v segments=[]", names) && i > 20 {
+			t.Fatalf("event %d says %s, want %v", i, said, names)
+		}
 		if want := boundaries(list, users, before, now); !slices.Equal(got, want) {
 			t.Fatalf("event %d, timers\n%s\nwant\n%s", i, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
@@ -145,14 +157,7 @@ func boundaries(list []happened, users int, before, now time.Time) []string {
 		}
 		for at := range times {
 			earlier, later := naiveWindows(list, user, at.Add(-time.Millisecond)), naiveWindows(list, user, at)
-			names := []string{}
-			for _, name := range []string{"least", "mean", "most", "n", "since", "skus", "spent"} {
-				a, ok1 := earlier[name]
-				b, ok2 := later[name]
-				if a != b || ok1 != ok2 {
-					names = append(names, name)
-				}
-			}
+			names := changedNames(earlier, later)
 			if id := userID(fmt.Sprint("u", user)); len(names) > 0 {
 				changes = append(changes, change{at, id, fmt.Sprintf("%s changed=%v", id.String()[:8], names)})
 			}
@@ -169,6 +174,18 @@ func boundaries(list []happened, users int, before, now time.Time) []string {
 		lines = append(lines, c.at.UTC().Format(pipeline.TimeFormat)+" "+c.text)
 	}
 	return lines
+}
+
+func changedNames(before, after map[string]float64) []string {
+	names := []string{}
+	for _, name := range []string{"least", "mean", "most", "n", "since", "skus", "spent"} {
+		a, ok1 := before[name]
+		b, ok2 := after[name]
+		if a != b || ok1 != ok2 {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // TestCrowdedWindows: of many events in a 64th of a window nothing is lost while they are in it, and nothing stays when all

@@ -71,7 +71,7 @@ func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, e
 	s.changes, s.delta = s.changes[:0], append(s.delta[:0], format)
 	for i := range s.scores {
 		d := &s.scores[i]
-		value, ok, err := d.evaluate(p, ev.ReceivedAt)
+		value, ok, err := d.evaluate(p, ev.Now())
 		if err != nil {
 			return err
 		}
@@ -82,14 +82,14 @@ func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, e
 		last, known := t.find(d.name)
 		if c, tell := d.tell(ev, value, ok, last, known); tell {
 			if !c.gone {
-				if c.reasons, c.features, err = d.model.explain(p, ev.ReceivedAt); err != nil {
+				if c.reasons, c.features, err = d.model.explain(p, ev.Now()); err != nil {
 					return err
 				}
 			}
 			s.changes = append(s.changes, c)
 			last = d.after(&c, last)
 		}
-		if at := d.wake(p, value, ok, last, ev.ReceivedAt); !at.IsZero() {
+		if at := d.wake(p, value, ok, last, ev.Now()); !at.IsZero() {
 			emit.Wake(at)
 		}
 	}
