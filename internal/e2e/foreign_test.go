@@ -213,7 +213,13 @@ func makeTopic(t *testing.T, brokers []string, topic string, partitions int32) {
 }
 
 // committed reads the committed records that a topic of one partition holds now; none if there is no such topic.
-func committed(t *testing.T, brokers []string, topic string) (all []*kgo.Record) {
+func committed(t *testing.T, brokers []string, topic string) []*kgo.Record {
+	t.Helper()
+	return committedIn(t, brokers, topic, 0)
+}
+
+// committedIn is committed for one of several partitions.
+func committedIn(t *testing.T, brokers []string, topic string, partition int32) (all []*kgo.Record) {
 	t.Helper()
 	c := client(t, brokers)
 	defer c.Close()
@@ -222,7 +228,7 @@ func committed(t *testing.T, brokers []string, topic string) (all []*kgo.Record)
 	req := kmsg.NewPtrListOffsetsRequest()
 	req.ReplicaID, req.IsolationLevel = -1, 1
 	part := kmsg.NewListOffsetsRequestTopicPartition()
-	part.Timestamp = -1
+	part.Partition, part.Timestamp = partition, -1
 	req.Topics = []kmsg.ListOffsetsRequestTopic{{Topic: topic, Partitions: []kmsg.ListOffsetsRequestTopicPartition{part}}}
 	resp, err := req.RequestWith(ctx, c)
 	if err != nil || len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 || resp.Topics[0].Partitions[0].ErrorCode != 0 {
@@ -233,7 +239,7 @@ func committed(t *testing.T, brokers []string, topic string) (all []*kgo.Record)
 		return nil
 	}
 	r := client(t, brokers, kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(),
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().AtStart()}}))
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {partition: kgo.NewOffset().AtStart()}}))
 	defer r.Close()
 	for at := int64(0); at < end; {
 		fetches := r.PollFetches(ctx)
