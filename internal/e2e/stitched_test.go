@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -75,8 +74,7 @@ func TestPeopleAreStitched(t *testing.T) {
 		s.strangers()
 		s.logins()
 		s.corrections()
-		s.otherOrder()
-		s.lostFolder()
+		s.startAgain()
 		s.inbox.check(t)
 		if status := s.p.stop(); status != 130 {
 			t.Errorf("exit status %d after SIGTERM, want 130", status)
@@ -261,39 +259,43 @@ func (s *stitching) between(a, b string) string {
 	return "from_profile IN ('" + a + "', '" + b + "') AND into_profile IN ('" + a + "', '" + b + "')"
 }
 
-// lostFolder deletes all but ClickHouse: who is who is read from the link log again, corrections with it.
-func (s *stitching) lostFolder() {
+// startAgain starts the pipeline with what it must refuse, and then without its stores and its replica of the link log: who is
+// who is read from the log again, corrections with it, and nobody has another id.
+func (s *stitching) startAgain() {
+	t := s.t
 	if status := s.p.stop(); status != 130 {
-		s.t.Errorf("exit status %d after SIGTERM, want 130", status)
+		t.Errorf("exit status %d after SIGTERM, want 130", status)
 	}
 	before, err := alive(s.out)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	entries, err := os.ReadDir(s.data)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for _, e := range entries {
-		if e.Name() != "clickhouse" {
-			err = errors.Join(err, os.RemoveAll(filepath.Join(s.data, e.Name())))
+	s.otherOrder()
+	for _, part := range []string{"state", "links"} {
+		if _, err := os.Stat(filepath.Join(s.data, part)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(filepath.Join(s.data, part)); err != nil {
+			t.Fatal(err)
 		}
 	}
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.p = start(s.t, s.file, s.data, s.env...)
-	s.send(identified("16:00", both("late-u", "late-a")))
-	s.answers(map[string]string{})
-	s.counted(s.user("late-u"), "1\t1\t50\tviewed")
+	s.p = start(t, s.file, s.data, s.env...)
+	s.send(identified("16:00", both("late-u", "late-a")), identified("16:00", `"userId":"late-u"`), viewed("16:00", device("late-b")))
+	s.answers(map[string]string{
+		"SELECT uniqExact(primary_id), any(primary_id) = '" + s.user("late-u") + "' FROM events WHERE user_id = 'late-u'": "1\t1",
+		"SELECT any(person_id) = '" + s.anonymous("late-b") + "' FROM person_events WHERE anonymous_id = 'late-b'":        "1",
+		"SELECT count() FROM people WHERE person_id = '" + s.anonymous("late-b") + "'":                                    "1",
+	})
+	s.counted(s.user("late-u"), "0\t1\t50\t")
 	s.counted(s.anonymous("late-a"), "2\t0\t0\tnever_bought viewed")
 	s.agree()
 	after, err := alive(s.out)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
+	delete(after, s.anonymous("late-b"))
 	if err := samePeople(before, after); err != nil {
-		s.t.Errorf("before and after the loss of the folder: %v", err)
+		t.Errorf("before and after the loss of the stores: %v", err)
 	}
 }
 
