@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,7 +40,8 @@ const (
 	demoPosters = 4  // requests at once; a device has one
 	demoKey     = "demo-key"
 	demoPatient = 60 * time.Second // without any progress, then the demo gives up and reports what it has
-	demoDoubled = 5 * time.Second  // the same once all events are there and some of them are doubled
+	demoWrong   = 5 * time.Second  // the same once events are doubled or people joined wrongly
+	demoStill   = 2 * time.Second  // without progress, then people are compared although counts differ
 )
 
 func demoCommand() *cobra.Command {
@@ -317,9 +319,11 @@ func post(ctx context.Context, address string, body []byte) error {
 
 // stayUp waits for Ctrl-C.
 func (d *demo) stayUp(ctx context.Context) {
-	url, err := d.services.startClickHouse(ctx)
+	address, err := d.services.clickhouseURL(ctx)
 	if err == nil && !d.json {
-		fmt.Fprintf(d.out, "\nStill running: ask your own questions, Ctrl-C ends.\n\n  curl '%s' --data-binary 'SELECT * FROM people LIMIT 3 FORMAT Vertical'\n", strings.Replace(url, "database=default", "database="+d.services.pipeline, 1))
+		u, _ := url.Parse(address) // it was one before
+		u.Path, u.RawQuery = "/", "database="+d.services.pipeline
+		fmt.Fprintf(d.out, "\nStill running: ask your own questions, Ctrl-C ends.\n\n  curl '%s' --data-binary 'SELECT * FROM people LIMIT 3 FORMAT Vertical'\n", u)
 		d.sayCorrection()
 	}
 	<-ctx.Done()

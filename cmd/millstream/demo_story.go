@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/pipeline/engine"
+	"github.com/millstream-io/millstream/pipeline/links"
 )
 
 // story is one person, from the first anonymous visit to the customer.
@@ -101,19 +103,68 @@ func (d *demo) awaitWebhook(ctx context.Context, db *sql.DB, s *story) error {
 	return nil
 }
 
-// sayCorrection shows how an operator takes the merge of the story back.
+// correct takes the merge of the story back and joins the two again, as an operator does.
+func (d *demo) correct(ctx context.Context, db *sql.DB) error {
+	s := d.told
+	if s == nil {
+		return nil
+	}
+	fmt.Fprintf(d.out, "\nWas that login somebody else's? An operator takes the merge back, and then joins the two again\n")
+	ids := []pipeline.ID{s.person, d.ids["anonymous_id:"+s.device]}
+	for _, op := range []string{links.OpUnlink, links.OpLink} {
+		fmt.Fprintf(d.out, "  identity %s user_id:%s anonymous_id:%s\n", op, s.user, s.device)
+		err := withLinkLog(ctx, d.plan, d.data, demoPatient, func(log *engine.LinkLog) error {
+			out, err := log.Operate(ctx, op, "demo", time.Now().UTC().Truncate(time.Millisecond), false, ids...)
+			if err == nil {
+				fmt.Fprintln(d.out, "    "+sentence(out, false))
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if err := d.awaitEvents(ctx, db, s, ids, op == links.OpLink); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitEvents waits until the events of the story's person, by both tables, are one person's or two people's.
+func (d *demo) awaitEvents(ctx context.Context, db *sql.DB, s *story, ids []pipeline.ID, joined bool) error {
+	const query = "SELECT toInt64(countIf(person_id = '%[1]s')), toInt64(countIf(person_id = '%[2]s')), (SELECT toInt64(count()) FROM people WHERE person_id IN ('%[1]s', '%[2]s')) FROM person_events"
+	for begun := time.Now(); ; {
+		var user, device, profiles int
+		if err := ask(ctx, db, fmt.Sprintf(query, ids[0], ids[1]), &user, &device, &profiles); err != nil {
+			return err
+		}
+		if user+device == s.events && joined == (device == 0) && joined == (profiles == 1) {
+			fmt.Fprintf(d.out, "    profiles: %d; events of user_id:%s %d, of the visitor apart %d\n", profiles, s.user, user, device)
+			return nil
+		}
+		if time.Since(begun) > demoPatient {
+			return fmt.Errorf("the correction has not arrived in ClickHouse: %d profiles, %d and %d of %d events", profiles, user, device, s.events)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// sayCorrection shows how to do that by hand.
 func (d *demo) sayCorrection() {
 	s := d.told
 	if s == nil {
 		return
 	}
-	fmt.Fprintf(d.out, "\nWas that login somebody else's? Take the merge back in another terminal, and join them again: profiles, segments and\nperson_events follow within a second or two.\n\n  export CRM_URL='%s' CRM_SECRET='%s'\n", d.receiver.url, d.receiver.secret)
-	for _, op := range []string{"show  ", "unlink", "link  "} {
-		fmt.Fprintf(d.out, "  %s identity %s %s --data %s user_id:%s", os.Args[0], op, d.file, d.data, s.user)
-		if op != "show  " {
-			fmt.Fprintf(d.out, " anonymous_id:%s", s.device)
-		}
-		fmt.Fprintln(d.out)
+	fmt.Fprintf(d.out, "\nShow and correct who is who, in another terminal; profiles, segments and person_events follow within seconds:\n\n  export CRM_URL='%s' CRM_SECRET='%s'\n", d.receiver.url, d.receiver.secret)
+	f := func(op, more string) {
+		fmt.Fprintf(d.out, "  %s identity %s %s --data %s user_id:%s%s\n", os.Args[0], op, d.file, d.data, s.user, more)
 	}
+	f("show", "")
+	f(links.OpUnlink, " anonymous_id:"+s.device)
+	f(links.OpLink, " anonymous_id:"+s.device)
 	fmt.Fprintln(d.out)
 }

@@ -123,7 +123,7 @@ func identityOperation(op, use, short string, identifiers int, long string) *cob
 }
 
 // withLog opens the pipeline's link log and parses the identifiers.
-func (o *identityOptions) withLog(ctx context.Context, file string, texts []string, use func(*engine.LinkLog, *pipeline.Plan, []pipeline.Identifier) error) (err error) {
+func (o *identityOptions) withLog(ctx context.Context, file string, texts []string, use func(*engine.LinkLog, *pipeline.Plan, []pipeline.Identifier) error) error {
 	plan, err := load(file, os.LookupEnv)
 	if err != nil {
 		return err
@@ -139,7 +139,12 @@ func (o *identityOptions) withLog(ctx context.Context, file string, texts []stri
 	if o.data == "" {
 		o.data = filepath.Join(".millstream", plan.Name)
 	}
-	s := &services{data: o.data, pipeline: plan.Name, logger: newLogger(), say: func(string) {}}
+	return withLinkLog(ctx, plan, o.data, o.wait, func(log *engine.LinkLog) error { return use(log, plan, ids) })
+}
+
+// withLinkLog opens the link log of a pipeline whose embedded servers, if any, are in the folder data, running or not.
+func withLinkLog(ctx context.Context, plan *pipeline.Plan, data string, wait time.Duration, use func(*engine.LinkLog) error) (err error) {
+	s := &services{data: data, pipeline: plan.Name, logger: newLogger(), say: func(string) {}}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		stop()
@@ -147,8 +152,8 @@ func (o *identityOptions) withLog(ctx context.Context, file string, texts []stri
 	}()
 	addresses := plan.Brokers
 	if len(addresses) == 0 {
-		if _, err := os.Stat(filepath.Join(o.data, "broker")); err != nil {
-			return &exitError{exitCheckFailed, fmt.Errorf("pipeline %s has not run in %s: give its folder with --data", plan.Name, o.data)}
+		if _, err := os.Stat(filepath.Join(data, "broker")); err != nil {
+			return &exitError{exitCheckFailed, fmt.Errorf("pipeline %s has not run in %s: give its folder with --data", plan.Name, data)}
 		}
 		if addresses, err = s.startBroker(background); err != nil {
 			return serviceError(err)
@@ -158,7 +163,7 @@ func (o *identityOptions) withLog(ctx context.Context, file string, texts []stri
 	if err != nil {
 		return err
 	}
-	dialing, cancel := context.WithTimeout(ctx, o.wait)
+	dialing, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	cluster, err := broker.Dial(dialing, broker.Config{Brokers: addresses, Logger: s.logger, TLS: secured, SASL: plan.Kafka.SASL})
 	if err != nil {
@@ -170,7 +175,7 @@ func (o *identityOptions) withLog(ctx context.Context, file string, texts []stri
 		return &exitError{exitCheckFailed, err}
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	return use(log, plan, ids)
+	return use(log)
 }
 
 // sentence says what an operation did.
