@@ -9,10 +9,10 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +22,7 @@ import (
 	"github.com/millstream-io/millstream/examples/quickstart"
 	"github.com/millstream-io/millstream/internal/chdb"
 	"github.com/millstream-io/millstream/internal/workload"
+	"github.com/millstream-io/millstream/pipeline"
 	"github.com/millstream-io/millstream/pipeline/engine"
 )
 
@@ -36,10 +37,11 @@ type demoOptions struct {
 
 const (
 	demoBatch   = 50 // events in one request, as SDKs send them
-	demoPosters = 4
+	demoPosters = 4  // requests at once; a device has one
 	demoKey     = "demo-key"
 	demoPatient = 60 * time.Second // without any progress, then the demo gives up and reports what it has
-	demoDoubled = 5 * time.Second  // the same once all events are there and something is doubled
+	demoWrong   = 5 * time.Second  // the same once events are doubled or people joined wrongly
+	demoStill   = 2 * time.Second  // without progress, then people are compared although counts differ
 )
 
 func demoCommand() *cobra.Command {
@@ -49,12 +51,12 @@ func demoCommand() *cobra.Command {
 		GroupID: "pipeline",
 		Short:   "Play a made-up shop through a pipeline and compare the outcome with the truth",
 		Long: `Starts an embedded broker, an embedded ClickHouse and a receiver for webhooks, plays the events of
-a seeded population of customers (several devices, repeats, late and broken events) through
-examples/quickstart/pipeline.yaml, and compares what came out with what is right by construction.
-Then it stays up for your own queries until Ctrl-C.
+a seeded population of customers (several devices, shared ones, repeats, late and broken events)
+through examples/quickstart/pipeline.yaml, and compares what came out with what is right by
+construction. Then it stays up for your own queries and corrections until Ctrl-C.
 
-Another pipeline must keep the names of the quickstart's segments, aggregates and variables.
-The exit status is 1 if an event was lost or doubled.`,
+Another pipeline must keep the quickstart's identifiers and the names of its segments, aggregates
+and variables. The exit status is 1 if an event was lost or doubled, or people were joined wrongly.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if o.events < 1 || o.events > 10_000_000 {
@@ -75,7 +77,11 @@ The exit status is 1 if an event was lost or doubled.`,
 type demo struct {
 	demoOptions
 	out      io.Writer // what people read
+	file     string    // the pipeline's
+	plan     *pipeline.Plan
 	work     *workload.Workload
+	ids      map[string]pipeline.ID // of the identifiers of the truth
+	told     *story                 // what was told of one person
 	receiver *receiver
 	services *services
 	counters engine.Counters
@@ -99,26 +105,27 @@ func runDemo(ctx context.Context, o demoOptions, args []string) (err error) {
 	if err := d.haveEngine(ctx); err != nil {
 		return serviceError(err)
 	}
-	path, err := d.pipelineFile(args)
-	if err != nil {
+	if d.file, err = d.pipelineFile(args); err != nil {
 		return err
 	}
 	if d.receiver, err = startReceiver(); err != nil {
 		return serviceError(err)
 	}
 	defer func() { err = errors.Join(err, d.receiver.close()) }()
-	plan, err := load(path, d.variable)
-	if err != nil {
+	if d.plan, err = load(d.file, d.variable); err != nil {
 		return err
 	}
 	fmt.Fprintf(d.out, "Making %d events of a shop's customers (seed %d) …\n", o.events, o.seed)
 	d.work = workload.New(workload.Options{Events: o.events, Seed: o.seed, Start: d.begun.Add(-7 * 24 * time.Hour)})
+	if d.ids, err = identifierIDs(d.plan, &d.work.Truth); err != nil {
+		return &exitError{exitUsage, err}
+	}
 
 	running, stop := context.WithCancel(ctx)
 	defer stop()
-	d.services = &services{data: d.data, pipeline: plan.Name, logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), say: d.heard}
+	d.services = &services{data: d.data, pipeline: d.plan.Name, logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), say: d.heard}
 	ended := make(chan error, 1)
-	go func() { ended <- d.services.run(running, plan, 0, &d.counters) }()
+	go func() { ended <- d.services.run(running, d.plan, 0, &d.counters) }()
 
 	status, err := d.play(ctx, running, ended)
 	stop()
@@ -249,22 +256,16 @@ func (d *demo) send(ctx context.Context) error {
 		bar = newBar(io.Discard, "")
 	}
 	defer bar.end()
-	bodies := d.work.Bodies(demoBatch)
-	var next atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
-	for range demoPosters {
+	for _, bodies := range d.work.Lanes(demoPosters, demoBatch) {
 		g.Go(func() error {
-			for {
-				i := int(next.Add(1)) - 1
-				if i >= len(bodies) {
-					return nil
-				}
-				if err := post(ctx, address, bodies[i]); err != nil {
+			for _, b := range bodies {
+				if err := post(ctx, address, b.JSON); err != nil {
 					return err
 				}
-				sent := d.sent.Add(int64(min(demoBatch, len(d.work.Events)-i*demoBatch)))
-				bar.set(sent, int64(len(d.work.Events)))
+				bar.set(d.sent.Add(int64(b.Events)), int64(len(d.work.Events)))
 			}
+			return nil
 		})
 	}
 	return g.Wait()
@@ -318,64 +319,12 @@ func post(ctx context.Context, address string, body []byte) error {
 
 // stayUp waits for Ctrl-C.
 func (d *demo) stayUp(ctx context.Context) {
-	url, err := d.services.startClickHouse(ctx)
+	address, err := d.services.clickhouseURL(ctx)
 	if err == nil && !d.json {
-		fmt.Fprintf(d.out, "\nStill running: ask your own questions, Ctrl-C ends.\n\n  curl '%s' --data-binary 'SELECT * FROM people LIMIT 3 FORMAT Vertical'\n\n", strings.Replace(url, "database=default", "database="+d.services.pipeline, 1))
+		u, _ := url.Parse(address) // it was one before
+		u.Path, u.RawQuery = "/", "database="+d.services.pipeline
+		fmt.Fprintf(d.out, "\nStill running: ask your own questions, Ctrl-C ends.\n\n  curl '%s' --data-binary 'SELECT * FROM people LIMIT 3 FORMAT Vertical'\n", u)
+		d.sayCorrection()
 	}
 	<-ctx.Done()
-}
-
-// bar shows progress on one line of a terminal; elsewhere it says where it stands every ten seconds.
-type bar struct {
-	mu       sync.Mutex
-	w        io.Writer
-	what     string
-	terminal bool
-	begun    time.Time
-	shown    time.Time
-	any      bool
-}
-
-func newBar(w io.Writer, what string) *bar {
-	b := &bar{w: w, what: what, begun: time.Now()}
-	if f, ok := w.(*os.File); ok {
-		if info, err := f.Stat(); err == nil {
-			b.terminal = info.Mode()&os.ModeCharDevice != 0
-		}
-	}
-	return b
-}
-
-func (b *bar) set(done, total int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	gap := 10 * time.Second
-	if b.terminal {
-		gap = 100 * time.Millisecond
-	}
-	if total <= 0 || done < total && time.Since(b.shown) < gap || !b.terminal && !b.any && done < total && time.Since(b.begun) < gap {
-		return
-	}
-	b.shown, b.any = time.Now(), true
-	left := ""
-	if done > 0 && done < total {
-		eta := time.Duration(float64(time.Since(b.begun)) * float64(total-done) / float64(done))
-		left = ", " + eta.Round(time.Second).String() + " left"
-	}
-	const width = 30
-	full := int(done * width / total)
-	line := fmt.Sprintf("%s [%s%s] %d%%%s", b.what, strings.Repeat("#", full), strings.Repeat(".", width-full), done*100/total, left)
-	if b.terminal {
-		fmt.Fprintf(b.w, "\r%-90s", line)
-		return
-	}
-	fmt.Fprintln(b.w, line)
-}
-
-func (b *bar) end() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.terminal && b.any {
-		fmt.Fprintln(b.w)
-	}
 }

@@ -159,7 +159,19 @@ func (a *applier) finish(out *Outcome) {
 	}
 	if len(out.Rows) > 0 && out.Kind == Nothing {
 		out.Kind = Split
+		if a.joined(out) {
+			out.Kind = Merge
+		}
 	}
+}
+
+// joined tells whether all that a link has done is to make one profile of two: one that ends an unlink derives, like what
+// takes people apart.
+func (a *applier) joined(out *Outcome) bool {
+	if out.Op != OpLink || out.From == out.Into || a.profile(out.Strong) != a.profile(out.Weak) {
+		return false
+	}
+	return !slices.ContainsFunc(out.Rows, func(r Row) bool { return r.From != out.Rows[0].From || r.To != out.Rows[0].To })
 }
 
 // Touched are the profiles that lost or gained members, in the order of their ids.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -203,5 +204,30 @@ func (w *world) compareOutcomes(r *links.Replica) {
 		if !seen[offset] {
 			w.t.Fatalf("offset %d has no outcome", offset)
 		}
+	}
+}
+
+// TestWhatLinksAreCalled: whoever reads the log finds the people who were joined and those who were taken apart under these
+// names, also when a link ends an unlink.
+func TestWhatLinksAreCalled(t *testing.T) {
+	w := newWorld(t, []links.Type{{Name: "user_id", Code: 1, Limit: 1}, {Name: "anonymous_id", Code: 4}})
+	user, anon := id(1, 1), id(4, 1)
+	operator := func(op string) *links.Operation {
+		o, err := links.Operator(op, w.rules, time.UnixMilli(1), "", user, anon)
+		check(t, err)
+		return &o
+	}
+	w.append(link(user, anon))
+	w.append(operator(links.OpUnlink))
+	w.append(operator(links.OpLink))
+	w.append(link(id(1, 2), anon))
+	w.apply(w.replica, 5)
+	var kinds []string
+	check(t, w.replica.Outcomes(0, int64(len(w.log)), func(o *links.Outcome) error {
+		kinds = append(kinds, o.Kind)
+		return nil
+	}))
+	if want := []string{links.Merge, links.Split, links.Merge, links.Refused}; !slices.Equal(kinds, want) {
+		t.Errorf("link, unlink, link again, and of somebody else are %v, want %v", kinds, want)
 	}
 }
