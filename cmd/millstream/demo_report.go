@@ -126,6 +126,9 @@ func (d *demo) connect(ctx context.Context) (*sql.DB, error) {
 func (d *demo) compare(ctx context.Context, db *sql.DB, want map[string]int) (*report, error) {
 	t := d.work.Truth
 	r := &report{EventsSent: t.Sent, UniqueEvents: t.Unique, DuplicatesSent: t.Repeats, TruePeople: t.People, Transitions: map[string]int{}}
+	for name := range want { // also what nobody has entered
+		r.Transitions[name] = 0
+	}
 	var distinct, orders, trueOrders int
 	var revenue float64
 	var trueRevenue int64
