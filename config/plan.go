@@ -183,7 +183,8 @@ func (b *builder) sinks(section *pair) {
 		if e.kind != nil {
 			k := b.kinds.Sinks[slices.Index(names, e.kind.key)]
 			plan.Kind, plan.Topics = k.Name, k.Topics
-			b.part(e.kind, k.Config(), func(config any) (problems []pipeline.Problem) {
+			plan.Config = k.Config()
+			b.part(e.kind, plan.Config, func(config any) (problems []pipeline.Problem) {
 				plan.Open, problems = k.Build(e.name, config, &b.env)
 				return problems
 			})
@@ -236,13 +237,12 @@ func (b *builder) stages(section *pair) {
 			}
 		}
 		seen = append(seen, p.key)
-		var make func() pipeline.Stage
-		b.part(p, k.Config(), func(config any) (problems []pipeline.Problem) {
-			make, problems = k.Build(config, &b.env)
+		plan := pipeline.StagePlan{Kind: k.Name, Code: k.Code, Config: k.Config()}
+		b.part(p, plan.Config, func(config any) (problems []pipeline.Problem) {
+			plan.New, problems = k.Build(config, &b.env)
 			return problems
 		})
 		b.declareFlawed(p.value)
-		plan := pipeline.StagePlan{Kind: k.Name, Code: k.Code, New: make}
 		if k.Task == pipeline.TaskResolve {
 			b.plan.Resolve = append(b.plan.Resolve, plan)
 		} else {

@@ -41,6 +41,8 @@ type StagePlan struct {
 	Kind string
 	Code byte
 	New  func() Stage
+	// Config is what the YAML says, a pointer to the kind's own type, for those who explain what a stage did. Read only.
+	Config any
 }
 
 // SinkPlan is one sink.
@@ -51,4 +53,6 @@ type SinkPlan struct {
 	// When tells whether a record of `changes` is for this sink; nil: all are. It is safe for concurrent use.
 	When func(m *Message) (bool, error)
 	Open func(ctx context.Context, d Deps) (any, error) // a Sink or a RangeSink
+	// Config is what the YAML says, a pointer to the kind's own type, for those who look at what a sink has written. Read only.
+	Config any
 }

@@ -184,6 +184,15 @@ func (s *services) startClickHouse(ctx context.Context) (string, error) {
 	return s.clickhouse.URL(), nil
 }
 
+// reachClickHouse returns the address of the embedded ClickHouse: of the one that another process runs on the data folder, else it starts one.
+func (s *services) reachClickHouse(ctx context.Context) (string, error) {
+	address, err := chdb.Running(filepath.Join(s.data, "clickhouse"))
+	if address != "" || err != nil {
+		return address, err
+	}
+	return s.startClickHouse(ctx)
+}
+
 // clickhouseURL is the address of the pipeline's database: the one in the environment, else the embedded one.
 func (s *services) clickhouseURL(ctx context.Context) (string, error) {
 	address := os.Getenv("CLICKHOUSE_URL")

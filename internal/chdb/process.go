@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/url"
 	"time"
 )
 
@@ -66,8 +65,13 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	held, err := hold(ctx, o.Dir)
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
 	r, err := newRunner(o, listener)
 	if err != nil {
+		held.release()
 		return nil, errors.Join(err, listener.Close())
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -75,10 +79,15 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	first := make(chan error, 1)
 	go func() {
 		defer close(p.done)
+		defer held.release()
 		defer r.close()
 		p.err = supervise(ctx, r, o.Log, first)
 	}()
-	if err := <-first; err != nil {
+	err = <-first
+	if err == nil {
+		err = held.note(p.address)
+	}
+	if err != nil {
 		cancel()
 		<-p.done
 		return nil, fmt.Errorf("start the embedded ClickHouse: %w", err)
@@ -87,10 +96,7 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 }
 
 // URL is the address with user, password and database: what a client needs, and a secret.
-func (p *Process) URL() string {
-	u := url.URL{Scheme: "http", User: url.UserPassword(User, p.password), Host: p.address, Path: "/", RawQuery: "database=" + DefaultDatabase}
-	return u.String()
-}
+func (p *Process) URL() string { return urlOf(p.address, p.password) }
 
 // Address is host and port.
 func (p *Process) Address() string { return p.address }
