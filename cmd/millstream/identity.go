@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/millstream-io/millstream/pipeline"
-	"github.com/millstream-io/millstream/pipeline/broker"
 	"github.com/millstream-io/millstream/pipeline/engine"
 	"github.com/millstream-io/millstream/pipeline/links"
 )
@@ -145,24 +144,11 @@ func (o *identityOptions) withLog(ctx context.Context, file string, texts []stri
 		stop()
 		err = errors.Join(err, s.close())
 	}()
-	addresses := plan.Brokers
-	if len(addresses) == 0 {
-		if _, err := os.Stat(filepath.Join(o.data, "broker")); err != nil {
-			return &exitError{exitCheckFailed, fmt.Errorf("pipeline %s has not run in %s: give its folder with --data", plan.Name, o.data)}
-		}
-		if addresses, err = s.startBroker(background); err != nil {
-			return serviceError(err)
-		}
-	}
-	secured, err := broker.LoadTLS(plan.Kafka.TLS)
-	if err != nil {
-		return err
-	}
 	dialing, cancel := context.WithTimeout(ctx, o.wait)
 	defer cancel()
-	cluster, err := broker.Dial(dialing, broker.Config{Brokers: addresses, Logger: s.logger, TLS: secured, SASL: plan.Kafka.SASL})
+	cluster, err := s.dial(dialing, background, plan)
 	if err != nil {
-		return serviceError(err)
+		return err
 	}
 	defer func() { err = errors.Join(err, cluster.Close()) }()
 	log, err := engine.OpenLinkLog(ctx, plan, cluster, s.logger)
@@ -189,10 +175,7 @@ func sentence(o *links.Outcome, dryRun bool) string {
 }
 
 func showPerson(w io.Writer, plan *pipeline.Plan, asked pipeline.Identifier, profile pipeline.ID, members []pipeline.ID, history []*links.Outcome) {
-	names := map[byte]string{pipeline.CodeAmbiguous: "ambiguous"}
-	for _, r := range plan.Identities.Rules() {
-		names[r.Code] = r.Name
-	}
+	names := typeNames(plan)
 	fmt.Fprintf(w, "profile  %s\n", profile)
 	fmt.Fprintf(w, "asked    %s  %s\n", asked.ID, asked.Type.Name)
 	for _, m := range members {
@@ -203,6 +186,22 @@ func showPerson(w io.Writer, plan *pipeline.Plan, asked pipeline.Identifier, pro
 		return
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	printOutcomes(t, plan, history)
+	_ = t.Flush() // to standard output
+}
+
+// typeNames are the types of identifiers by the first byte of their ids.
+func typeNames(plan *pipeline.Plan) map[byte]string {
+	names := map[byte]string{pipeline.CodeAmbiguous: "ambiguous"}
+	for _, r := range plan.Identities.Rules() {
+		names[r.Code] = r.Name
+	}
+	return names
+}
+
+// printOutcomes writes what the link log did, one line each, with its evidence.
+func printOutcomes(t io.Writer, plan *pipeline.Plan, history []*links.Outcome) {
+	names := typeNames(plan)
 	fmt.Fprintln(t, "\nAT\tWHAT\tSTRONG\tWEAK\tBY\tREASON")
 	for _, o := range history {
 		by := o.By
@@ -210,9 +209,8 @@ func showPerson(w io.Writer, plan *pipeline.Plan, asked pipeline.Identifier, pro
 			by = "operator"
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s %s\t%s %s\t%s\t%s\n", o.At.Format(time.DateTime), strings.TrimSpace(o.Op+" "+o.Kind),
-			names[o.Strong[0]], short(o.Strong), names[o.Weak[0]], short(o.Weak), by, o.Reason)
+			names[o.Strong[0]], short(o.Strong), names[o.Weak[0]], short(o.Weak), printable(by), printable(o.Reason))
 	}
-	_ = t.Flush() // to standard output
 }
 
 func short(id pipeline.ID) string {

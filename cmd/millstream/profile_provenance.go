@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/stages/profile"
+)
+
+// rule is what the YAML says of a declared attribute.
+type rule struct {
+	profile.Attribute
+	text string // {count: events, event: Order Completed}
+}
+
+// rulesOf are the attributes declared under profile, by name.
+func rulesOf(plan *pipeline.Plan) map[string]rule {
+	rules := map[string]rule{}
+	for _, stage := range plan.Profile {
+		if c, ok := stage.Config.(*profile.Config); ok {
+			for name, a := range *c {
+				rules[name] = rule{a, written(a)}
+			}
+		}
+	}
+	return rules
+}
+
+// written is a part of the YAML in one line, the keys in the order of the reference.
+func written(config any) string {
+	var words []string
+	v := reflect.ValueOf(config)
+	for i := range v.NumField() {
+		key, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
+		if f := v.Field(i); key != "-" && !f.IsZero() {
+			words = append(words, fmt.Sprintf("%s: %v", key, f.Interface()))
+		}
+	}
+	return "{" + strings.Join(words, ", ") + "}"
+}
+
+// maxLooked bounds the events that provenance reads, the latest ones first.
+const maxLooked = 10_000
+
+// told is one event of a person's timeline, for its contents.
+type told struct {
+	Raw        string    `ch:"raw"`
+	Time       time.Time `ch:"time"`
+	ReceivedAt time.Time `ch:"received_at"`
+	Source     string    `ch:"source"`
+	MessageID  string    `ch:"message_id"`
+}
+
+// provenance finds the event that set each trait: of the events that carry it the latest by their own time, as the stage profile
+// decides; of a declared `first` the earliest. What many events make together (top, recent, union), what a condition under
+// `where` chose and what only the context of a batch held has none.
+func (l *lookup) provenance(ctx context.Context, id pipeline.ID, traits map[string]string, rules map[string]rule) (map[string]*setBy, error) {
+	found := map[string]*setBy{}
+	paths := map[string]pipeline.Path{}
+	plain := map[string]bool{}
+	for name := range traits {
+		r, declared := rules[name]
+		switch text := r.First + r.Latest; {
+		case !declared:
+			plain[name] = true
+		case text != "" && r.Where == "":
+			path, err := pipeline.ParsePath(text)
+			if err != nil {
+				return nil, err
+			}
+			paths[name] = path
+		}
+	}
+	if len(plain)+len(paths) == 0 {
+		return found, nil
+	}
+	var events []told
+	const query = `SELECT raw, time, received_at, source, message_id FROM person_timeline(person = ?) ORDER BY time DESC, kafka_offset DESC LIMIT ?`
+	if err := l.tables.Select(ctx, "read the events of the profile", &events, query, id.String(), maxLooked); err != nil {
+		return nil, err
+	}
+	complete := len(events) < maxLooked
+	for _, e := range events {
+		ev := pipeline.Event{Raw: []byte(e.Raw), Source: e.Source, MessageID: e.MessageID, ReceivedAt: e.ReceivedAt, Time: e.Time}
+		if ev.Check() != nil || ev.Scan() != nil {
+			continue // it was accepted once; what it says cannot be read any more
+		}
+		by := &setBy{At: e.Time.UTC(), Source: e.Source, MessageID: e.MessageID}
+		for name, path := range paths {
+			r := rules[name]
+			carries := (r.Event == "" || ev.Type == pipeline.TypeTrack && ev.Name == r.Event) && path.Of(&ev) != nil
+			if carries && (r.First != "" && complete || found[name] == nil && r.Latest != "") {
+				found[name] = by // of `first`, the last one that is looked at is the earliest
+			}
+		}
+		if ev.Type != pipeline.TypeGroup {
+			note(found, plain, gjson.ParseBytes(ev.Traits), by)
+		}
+	}
+	return found, nil
+}
+
+// note says which of the traits, whose names are flattened with dots, the object sets and no later event has set.
+func note(found map[string]*setBy, plain map[string]bool, object gjson.Result, by *setBy) {
+	if !object.IsObject() {
+		return
+	}
+	object.ForEach(func(key, _ gjson.Result) bool {
+		if plain[key.Str] && found[key.Str] == nil {
+			found[key.Str] = by
+		}
+		for name := range plain {
+			if strings.HasPrefix(name, key.Str+".") && found[name] == nil {
+				found[name] = by
+			}
+		}
+		return true
+	})
+}
