@@ -109,11 +109,11 @@ func (o *lookupOptions) openTables(ctx, background context.Context, plan *pipeli
 		if !ok {
 			continue
 		}
-		return clickhouse.OpenReader(ctx, *c, plan.Name, func(context.Context) (string, error) {
+		return clickhouse.OpenReader(ctx, *c, plan.Name, func(ctx context.Context) (string, error) {
 			if _, err := os.Stat(filepath.Join(o.data, "clickhouse")); err != nil {
 				return "", errNotRun(plan, o.data)
 			}
-			address, err := s.reachClickHouse(background)
+			address, err := s.reachClickHouse(ctx, background)
 			if err != nil && !errors.Is(err, chdb.ErrNoEngine) {
 				err = serviceError(err)
 			}

@@ -184,13 +184,27 @@ func (s *services) startClickHouse(ctx context.Context) (string, error) {
 	return s.clickhouse.URL(), nil
 }
 
-// reachClickHouse returns the address of the embedded ClickHouse: of the one that another process runs on the data folder, else it starts one.
-func (s *services) reachClickHouse(ctx context.Context) (string, error) {
-	address, err := chdb.Running(filepath.Join(s.data, "clickhouse"))
-	if address != "" || err != nil {
-		return address, err
+// reachClickHouse returns the address of the embedded ClickHouse for a look at it: of the one that another process runs on the
+// data folder, else it starts one, on any port, for the usual one belongs to the pipeline. ctx is for the wait while the other
+// process starts its own, background the life of ours.
+func (s *services) reachClickHouse(ctx, background context.Context) (string, error) {
+	o := chdb.Options{Dir: filepath.Join(s.data, "clickhouse"), Listen: "127.0.0.1:0", Log: s.logger}
+	for {
+		address, err := chdb.Running(o.Dir)
+		if address != "" || err != nil {
+			return address, err
+		}
+		p, err := chdb.Start(background, o)
+		switch {
+		case err == nil:
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.clickhouse = p
+			return p.URL(), nil
+		case !errors.Is(err, chdb.ErrInUse) || ctx.Err() != nil:
+			return "", err
+		}
 	}
-	return s.startClickHouse(ctx)
 }
 
 // clickhouseURL is the address of the pipeline's database: the one in the environment, else the embedded one.

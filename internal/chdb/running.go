@@ -22,6 +22,9 @@ const (
 	holdPause   = 20 * time.Millisecond
 )
 
+// ErrInUse is the error of Start when another process has the data folder, longer than a look at it takes.
+var ErrInUse = errors.New("is in use by another process")
+
 // Running is the address of the engine that runs on a data folder, as Process.URL has it, and a secret; "" if none runs.
 func Running(dir string) (string, error) {
 	f, err := os.Open(filepath.Join(dir, addressFile))
@@ -80,7 +83,7 @@ func hold(ctx context.Context, dir string) (*claim, error) {
 			case <-ctx.Done():
 				err = ctx.Err()
 			case <-patience.C:
-				err = fmt.Errorf("%s is in use by another process", dir)
+				err = fmt.Errorf("%s %w", dir, ErrInUse)
 			}
 		}
 		return nil, errors.Join(fmt.Errorf("lock the data folder of the embedded ClickHouse: %w", err), f.Close())
