@@ -90,7 +90,7 @@ type segmentNow struct {
 	Segment     string       `json:"segment"`
 	Condition   string       `json:"condition"`
 	Size        uint64       `json:"size"`
-	Day         moved        `json:"last_24h"`
+	Day         moved        `json:"last_24h"` // by when it was told: what a backfill enters counts now
 	Week        moved        `json:"last_7d"`
 	Members     []member     `json:"members"`     // who came last, first
 	Transitions []transition `json:"transitions"` // the latest first
@@ -108,7 +108,8 @@ type member struct {
 
 // transition is a row of segment_log.
 type transition struct {
-	At        time.Time   `json:"effective_at" ch:"effective_at"`
+	At        time.Time   `json:"effective_at" ch:"effective_at"` // when it became true
+	Told      time.Time   `json:"emitted_at" ch:"emitted_at"`
 	Segment   string      `json:"segment" ch:"segment"`
 	Op        string      `json:"op" ch:"op"`
 	Cause     string      `json:"cause" ch:"cause"`
@@ -118,7 +119,7 @@ type transition struct {
 	ID        pipeline.ID `json:"transition_id" ch:"transition_id"`
 }
 
-const transitionColumns = `SELECT effective_at, segment, op, cause, trigger_message_id, profile_id, version, transition_id FROM segment_log`
+const transitionColumns = `SELECT effective_at, emitted_at, segment, op, cause, trigger_message_id, profile_id, version, transition_id FROM segment_log`
 
 func (l *lookup) segment(ctx context.Context, name string, condition segmentstage.Condition, limit int) (*segmentNow, error) {
 	s := &segmentNow{Segment: name, Condition: conditionText(condition), Members: []member{}, Transitions: []transition{}}
@@ -130,9 +131,9 @@ func (l *lookup) segment(ctx context.Context, name string, condition segmentstag
 		WeekExited  uint64 `ch:"week_exited"`
 	}
 	const query = `SELECT (SELECT count() FROM segment_members WHERE segment = ?) AS size,
-  countIf(op = 'enter' AND effective_at > now() - INTERVAL 1 DAY) AS day_entered, countIf(op = 'exit' AND effective_at > now() - INTERVAL 1 DAY) AS day_exited,
+  countIf(op = 'enter' AND emitted_at > now() - INTERVAL 1 DAY) AS day_entered, countIf(op = 'exit' AND emitted_at > now() - INTERVAL 1 DAY) AS day_exited,
   countIf(op = 'enter') AS week_entered, countIf(op = 'exit') AS week_exited
-FROM segment_log WHERE segment = ? AND effective_at > now() - INTERVAL 7 DAY`
+FROM segment_log WHERE segment = ? AND emitted_at > now() - INTERVAL 7 DAY`
 	if err := l.tables.Select(ctx, "read the size of the segment", &sizes, query, name, name); err != nil {
 		return nil, err
 	}
@@ -145,7 +146,7 @@ FROM segment_log WHERE segment = ? AND effective_at > now() - INTERVAL 7 DAY`
 		return nil, err
 	}
 	err := l.tables.Select(ctx, "read the transitions of the segment", &s.Transitions,
-		transitionColumns+` WHERE segment = ? ORDER BY effective_at DESC, profile_id, sequence DESC LIMIT ?`, name, limit)
+		transitionColumns+` WHERE segment = ? ORDER BY emitted_at DESC, profile_id, sequence DESC LIMIT ?`, name, limit)
 	return s, err
 }
 

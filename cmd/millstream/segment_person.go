@@ -52,7 +52,7 @@ func (l *lookup) membership(ctx context.Context, name string, condition segments
 	}
 	id := who.ProfileID.String()
 	if err := l.tables.Select(ctx, "read the transitions of the profile", &m.Transitions, transitionColumns+
-		` WHERE segment = ? AND profile_id IN `+membersOf+` ORDER BY effective_at DESC, sequence DESC LIMIT ?`, name, id, id, limit); err != nil {
+		` WHERE segment = ? AND profile_id IN `+membersOf+` ORDER BY emitted_at DESC, sequence DESC LIMIT ?`, name, id, id, limit); err != nil {
 		return nil, err
 	}
 	return m, l.standing(ctx, m)
