@@ -151,7 +151,8 @@ func (s *services) dial(ctx, background context.Context, plan *pipeline.Plan) (*
 type person struct {
 	Asked     pipeline.ID `json:"asked"`      // the id of what was asked for
 	ProfileID pipeline.ID `json:"profile_id"` // the profile that it belongs to now
-	// Ambiguous says that the identifier may mean several people: the profile is that of events on which it is the strongest.
+	// Ambiguous says that the identifier identifies nobody (it may mean several people, or is blocked): the profile is that of
+	// events on which it is the strongest.
 	Ambiguous bool `json:"ambiguous"`
 }
 

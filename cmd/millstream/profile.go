@@ -183,7 +183,7 @@ func (p *profileNow) print(w io.Writer, plan *pipeline.Plan) {
 	fmt.Fprintf(t, "profile\t%s\n", p.ProfileID)
 	switch {
 	case p.Ambiguous:
-		fmt.Fprintf(t, "asked\t%s\tmay mean several people: this is what came under it alone\n", p.Asked)
+		fmt.Fprintf(t, "asked\t%s\tidentifies nobody: this is what came under it alone\n", p.Asked)
 	case p.Asked != p.ProfileID:
 		fmt.Fprintf(t, "asked\t%s\tis part of it now\n", p.Asked)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"reflect"
 	"strings"
 	"time"
@@ -45,8 +46,11 @@ func written(config any) string {
 	return "{" + strings.Join(words, ", ") + "}"
 }
 
-// maxLooked bounds the events that provenance reads, the latest ones first.
-const maxLooked = 10_000
+// Limits of provenance: the events that it reads, the latest ones first, and how many at once.
+const (
+	maxLooked = 10_000
+	looked    = 1000
+)
 
 // told is one event of a person's timeline, for its contents.
 type told struct {
@@ -61,49 +65,83 @@ type told struct {
 // decides; of a declared `first` the earliest. What many events make together (top, recent, union), what a condition under
 // `where` chose and what only the context of a batch held has none.
 func (l *lookup) provenance(ctx context.Context, id pipeline.ID, traits map[string]string, rules map[string]rule) (map[string]*setBy, error) {
-	found := map[string]*setBy{}
-	paths := map[string]pipeline.Path{}
-	plain := map[string]bool{}
+	p := provenance{rules: rules, plain: map[string]bool{}, paths: map[string]pipeline.Path{}, latest: map[string]*setBy{}, earliest: map[string]*setBy{}}
+	if err := p.want(traits); err != nil {
+		return nil, err
+	}
+	complete := false
+	for offset := 0; offset < maxLooked && !complete && !p.satisfied(); offset += looked {
+		var events []told
+		const query = `SELECT raw, time, received_at, source, message_id FROM person_timeline(person = ?)
+ORDER BY time DESC, received_at DESC, topic_id, kafka_partition, kafka_offset DESC LIMIT ? OFFSET ?`
+		if err := l.tables.Select(ctx, "read the events of the profile", &events, query, id.String(), looked, offset); err != nil {
+			return nil, err
+		}
+		for i := range events {
+			p.look(&events[i])
+		}
+		complete = len(events) < looked
+	}
+	if complete {
+		maps.Copy(p.latest, p.earliest)
+	}
+	return p.latest, nil
+}
+
+// provenance is what has been found so far, going back in time.
+type provenance struct {
+	rules            map[string]rule
+	plain            map[string]bool          // traits that are not declared, flattened with dots
+	paths            map[string]pipeline.Path // of those declared under first and latest
+	firsts           int                      // how many of these are first
+	latest, earliest map[string]*setBy
+}
+
+// want notes what to look for.
+func (p *provenance) want(traits map[string]string) error {
 	for name := range traits {
-		r, declared := rules[name]
+		r, declared := p.rules[name]
 		switch text := r.First + r.Latest; {
 		case !declared:
-			plain[name] = true
+			p.plain[name] = true
 		case text != "" && r.Where == "":
 			path, err := pipeline.ParsePath(text)
 			if err != nil {
-				return nil, err
+				return err
 			}
-			paths[name] = path
-		}
-	}
-	if len(plain)+len(paths) == 0 {
-		return found, nil
-	}
-	var events []told
-	const query = `SELECT raw, time, received_at, source, message_id FROM person_timeline(person = ?) ORDER BY time DESC, kafka_offset DESC LIMIT ?`
-	if err := l.tables.Select(ctx, "read the events of the profile", &events, query, id.String(), maxLooked); err != nil {
-		return nil, err
-	}
-	complete := len(events) < maxLooked
-	for _, e := range events {
-		ev := pipeline.Event{Raw: []byte(e.Raw), Source: e.Source, MessageID: e.MessageID, ReceivedAt: e.ReceivedAt, Time: e.Time}
-		if ev.Check() != nil || ev.Scan() != nil {
-			continue // it was accepted once; what it says cannot be read any more
-		}
-		by := &setBy{At: e.Time.UTC(), Source: e.Source, MessageID: e.MessageID}
-		for name, path := range paths {
-			r := rules[name]
-			carries := (r.Event == "" || ev.Type == pipeline.TypeTrack && ev.Name == r.Event) && path.Of(&ev) != nil
-			if carries && (r.First != "" && complete || found[name] == nil && r.Latest != "") {
-				found[name] = by // of `first`, the last one that is looked at is the earliest
+			if p.paths[name] = path; r.First != "" {
+				p.firsts++
 			}
 		}
-		if ev.Type != pipeline.TypeGroup {
-			note(found, plain, gjson.ParseBytes(ev.Traits), by)
+	}
+	return nil
+}
+
+// satisfied tells that older events have nothing to add.
+func (p *provenance) satisfied() bool {
+	return p.firsts == 0 && len(p.latest) == len(p.plain)+len(p.paths)
+}
+
+// look takes the next older event.
+func (p *provenance) look(e *told) {
+	ev := pipeline.Event{Raw: []byte(e.Raw), Source: e.Source, MessageID: e.MessageID, ReceivedAt: e.ReceivedAt, Time: e.Time}
+	if ev.Check() != nil || ev.Scan() != nil {
+		return // it was accepted once; what it says cannot be read any more
+	}
+	by := &setBy{At: e.Time.UTC(), Source: e.Source, MessageID: e.MessageID}
+	for name, path := range p.paths {
+		r := p.rules[name]
+		switch carries := (r.Event == "" || ev.Type == pipeline.TypeTrack && ev.Name == r.Event) && path.Of(&ev) != nil; {
+		case !carries:
+		case r.First != "":
+			p.earliest[name] = by // the last one that is looked at is the earliest
+		case p.latest[name] == nil:
+			p.latest[name] = by
 		}
 	}
-	return found, nil
+	if ev.Type != pipeline.TypeGroup { // those are the group's, not the person's
+		note(p.latest, p.plain, gjson.ParseBytes(ev.Traits), by)
+	}
 }
 
 // note says which of the traits, whose names are flattened with dots, the object sets and no later event has set.

@@ -147,6 +147,9 @@ func TestExplanationsOfARunningPipeline(t *testing.T) {
 			explainsEvents(t, ask, file)
 			explainsNothing(t, ask, file)
 		})
+		if running {
+			p.explainsBlocked(t, ask, file, data)
+		}
 	}
 }
 
@@ -277,6 +280,26 @@ func explainsEvents(t *testing.T, ask asker, file string) {
 			t.Errorf("the text lacks %q:\n%s", word, text)
 		}
 	}
+}
+
+// explainsBlocked asks about an identifier that an operator has blocked: what comes under it alone belongs to nobody else.
+func (p *process) explainsBlocked(t *testing.T, ask asker, file, data string) {
+	t.Helper()
+	if s := post(p.http(), `{"batch":[{"messageId":"b1","type":"track","event":"X","userId":"u7","anonymousId":"a7"}]}`); s != 200 {
+		t.Fatalf("the batch was answered with %d, want 200", s)
+	}
+	p.answers(t, data, patience, map[string]string{"SELECT count() FROM events WHERE message_id = 'b1'": "1"})
+	expect(t, ask("profile", "get", file, "anonymous_id:a7", "--json").answer(t), false, "ambiguous")
+	ask("identity", "block", file, "anonymous_id:a7", "--json").answer(t)
+	p.answers(t, data, patience, map[string]string{"SELECT count() FROM merges WHERE rule = 'block'": "1"})
+	if s := post(p.http(), `{"batch":[{"messageId":"b2","type":"track","event":"X","anonymousId":"a7"}]}`); s != 200 {
+		t.Fatalf("the batch was answered with %d, want 200", s)
+	}
+	p.answers(t, data, patience, map[string]string{"SELECT count() FROM people AS p INNER JOIN events AS e ON e.primary_id = p.person_id WHERE message_id = 'b2'": "1"})
+	o := ask("profile", "get", file, "anonymous_id:a7", "--json").answer(t)
+	expect(t, o, true, "ambiguous")
+	expect(t, o, "block", "merges", 1, "op")
+	expect(t, ask("why", file, "b2", "--json").answer(t), o["profile_id"], "events", 0, "profile_now")
 }
 
 // explainsNothing asks about what is not there, in ways that would break a query put together from texts.
