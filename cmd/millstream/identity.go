@@ -122,7 +122,7 @@ func identityOperation(op, use, short string, identifiers int, long string) *cob
 }
 
 // withLog opens the pipeline's link log and parses the identifiers.
-func (o *identityOptions) withLog(ctx context.Context, file string, texts []string, use func(*engine.LinkLog, *pipeline.Plan, []pipeline.Identifier) error) error {
+func (o *identityOptions) withLog(ctx context.Context, file string, texts []string, use func(*engine.LinkLog, *pipeline.Plan, []pipeline.Identifier) error) (err error) {
 	plan, err := load(file, os.LookupEnv)
 	if err != nil {
 		return err
@@ -138,18 +138,13 @@ func (o *identityOptions) withLog(ctx context.Context, file string, texts []stri
 	if o.data == "" {
 		o.data = filepath.Join(".millstream", plan.Name)
 	}
-	return withLinkLog(ctx, plan, o.data, o.wait, func(log *engine.LinkLog) error { return use(log, plan, ids) })
-}
-
-// withLinkLog opens the link log of a pipeline whose embedded servers, if any, are in the folder data, running or not.
-func withLinkLog(ctx context.Context, plan *pipeline.Plan, data string, wait time.Duration, use func(*engine.LinkLog) error) (err error) {
-	s := &services{data: data, pipeline: plan.Name, logger: newLogger(), say: func(string) {}}
+	s := &services{data: o.data, pipeline: plan.Name, logger: newLogger(), say: func(string) {}}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		stop()
 		err = errors.Join(err, s.close())
 	}()
-	dialing, cancel := context.WithTimeout(ctx, wait)
+	dialing, cancel := context.WithTimeout(ctx, o.wait)
 	defer cancel()
 	cluster, err := s.dial(dialing, background, plan)
 	if err != nil {
@@ -161,7 +156,7 @@ func withLinkLog(ctx context.Context, plan *pipeline.Plan, data string, wait tim
 		return &exitError{exitCheckFailed, err}
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	return use(log)
+	return use(log, plan, ids)
 }
 
 // sentence says what an operation did.
