@@ -122,7 +122,7 @@ func identityOperation(op, use, short string, identifiers int, long string) *cob
 }
 
 // withLog opens the pipeline's link log and parses the identifiers.
-func (o *identityOptions) withLog(ctx context.Context, file string, texts []string, use func(*engine.LinkLog, *pipeline.Plan, []pipeline.Identifier) error) (err error) {
+func (o *identityOptions) withLog(ctx context.Context, file string, texts []string, use func(*engine.LinkLog, *pipeline.Plan, []pipeline.Identifier) error) error {
 	plan, err := load(file, os.LookupEnv)
 	if err != nil {
 		return err
@@ -138,13 +138,18 @@ func (o *identityOptions) withLog(ctx context.Context, file string, texts []stri
 	if o.data == "" {
 		o.data = filepath.Join(".millstream", plan.Name)
 	}
-	s := &services{data: o.data, pipeline: plan.Name, logger: newLogger(), say: func(string) {}}
+	return withLinkLog(ctx, plan, o.data, o.wait, func(log *engine.LinkLog) error { return use(log, plan, ids) })
+}
+
+// withLinkLog opens the link log of a pipeline whose embedded servers, if any, are in the folder data, running or not.
+func withLinkLog(ctx context.Context, plan *pipeline.Plan, data string, wait time.Duration, use func(*engine.LinkLog) error) (err error) {
+	s := &services{data: data, pipeline: plan.Name, logger: newLogger(), say: func(string) {}}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		stop()
 		err = errors.Join(err, s.close())
 	}()
-	dialing, cancel := context.WithTimeout(ctx, o.wait)
+	dialing, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	cluster, err := s.dial(dialing, background, plan)
 	if err != nil {
@@ -156,7 +161,7 @@ func (o *identityOptions) withLog(ctx context.Context, file string, texts []stri
 		return &exitError{exitCheckFailed, err}
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	return use(log, plan, ids)
+	return use(log)
 }
 
 // sentence says what an operation did.

@@ -28,7 +28,7 @@ profiles: events, merges and refusals, transitions of segments, changes of score
 				if err != nil {
 					return err
 				}
-				s := &story{person: *who}
+				s := &history{person: *who}
 				if s.Story, err = l.story(c.Context(), who.ProfileID, o.limit); err != nil {
 					return err
 				}
@@ -45,7 +45,7 @@ profiles: events, merges and refusals, transitions of segments, changes of score
 	return c
 }
 
-type story struct {
+type history struct {
 	person
 	Story []happening `json:"story"`
 }

@@ -55,6 +55,9 @@ func (a *applier) link(l pipeline.Link, byOperator bool, out *Outcome) {
 	a.setState(l.Weak, flags, shared+1)
 	if denied {
 		a.derive(l.Strong, l.Weak)
+		if a.profile(l.Strong) != a.profile(l.Weak) {
+			out.Kind, out.Reason = Refused, "a limit, or an identifier that is blocked or shared by too many, forbids it"
+		}
 		return
 	}
 	if !a.usable(l.Strong) || !a.usable(l.Weak) {

@@ -211,7 +211,7 @@ func (w *world) compareOutcomes(r *links.Replica) {
 // names, also when a link ends an unlink.
 func TestWhatLinksAreCalled(t *testing.T) {
 	w := newWorld(t, []links.Type{{Name: "user_id", Code: 1, Limit: 1}, {Name: "anonymous_id", Code: 4}})
-	user, anon := id(1, 1), id(4, 1)
+	user, anon := id(1, 2), id(4, 1)
 	operator := func(op string) *links.Operation {
 		o, err := links.Operator(op, w.rules, time.UnixMilli(1), "", user, anon)
 		check(t, err)
@@ -220,14 +220,16 @@ func TestWhatLinksAreCalled(t *testing.T) {
 	w.append(link(user, anon))
 	w.append(operator(links.OpUnlink))
 	w.append(operator(links.OpLink))
-	w.append(link(id(1, 2), anon))
+	w.append(link(id(1, 1), anon))
+	w.append(operator(links.OpUnlink))
+	w.append(operator(links.OpLink)) // anon is the other user's now
 	w.apply(w.replica, 5)
 	var kinds []string
 	check(t, w.replica.Outcomes(0, int64(len(w.log)), func(o *links.Outcome) error {
 		kinds = append(kinds, o.Kind)
 		return nil
 	}))
-	if want := []string{links.Merge, links.Split, links.Merge, links.Refused}; !slices.Equal(kinds, want) {
-		t.Errorf("link, unlink, link again, and of somebody else are %v, want %v", kinds, want)
+	if want := []string{links.Merge, links.Split, links.Merge, links.Refused, links.Split, links.Refused}; !slices.Equal(kinds, want) {
+		t.Errorf("link, unlink, link again, of somebody else, unlink, link again are %v, want %v", kinds, want)
 	}
 }
