@@ -22,7 +22,7 @@ demo: build ## play a made-up shop through an embedded pipeline and compare with
 	@if [ -t 0 ]; then set -m; fi; $(BIN) demo; status=$$?; [ $$status -eq 130 ] || exit $$status
 
 test: ## all tests; what cannot run here is skipped, and named at the end
-	@$(GOTESTSUM) --format pkgname -- -count=1 -timeout 14m ./...
+	@$(GOTESTSUM) --format pkgname -- -count=1 -timeout 20m ./...
 
 # The end-to-end tests build the program with GOFLAGS; a race ends it, and the test with it.
 race: ## the concurrent packages and the whole program under the race detector, without the longest tests

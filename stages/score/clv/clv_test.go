@@ -240,11 +240,12 @@ func TestFitRefuses(t *testing.T) {
 	}
 }
 
-// TestCDNOW fits the data of the papers. It needs CDNOW_sample.txt (lines: two customer numbers, day, number of CDs, dollars).
+// TestCDNOW fits the data of the papers, CDNOW_sample.txt (lines: two customer numbers, day, number of CDs, dollars), which lies
+// beside the repository.
 func TestCDNOW(t *testing.T) {
-	path := os.Getenv("MILLSTREAM_CDNOW")
-	if path == "" {
-		t.Skip("CDNOW: set MILLSTREAM_CDNOW to the file CDNOW_sample.txt of the papers")
+	path := "../../../../shared/data/cdnow/CDNOW_sample.txt"
+	if _, err := os.Stat(path); err != nil {
+		t.Skip("needs ../shared/data: cdnow")
 	}
 	customers := cdnow(t, path)
 	m, fit, err := FitBGNBD(context.Background(), customers, nil)
