@@ -38,8 +38,9 @@ type variant struct {
 	users, mails, anons int
 	limit, shared       int // users per person; stronger identifiers per e-mail
 	events, operators   int
-	traps               bool   // the pipeline of traps_test.go
-	kinds               string // of operations: u unlink, b block, f unblock
+	traps               bool     // the pipeline of traps_test.go
+	kinds               string   // of operations: u unlink, b block, f unblock
+	rare                []uint64 // seeds that find what few others do
 	crashes             bool
 }
 
@@ -48,7 +49,7 @@ var variants = []variant{
 	{name: "unlinks", users: 6, mails: 4, anons: 14, limit: 99, shared: 99, events: 160, operators: 20, kinds: "uuubf"},
 	{name: "limits", users: 6, mails: 4, anons: 14, limit: 1, shared: 2, events: 160, operators: 15, kinds: "uuubff"},
 	{name: "all", users: 6, mails: 4, anons: 14, limit: 1, shared: 2, events: 160, operators: 15, kinds: "uuubff", crashes: true},
-	{name: "storm", users: 4, mails: 3, anons: 6, limit: 2, shared: 2, events: 90, operators: 40, kinds: "uubfff", crashes: true},
+	{name: "storm", users: 4, mails: 3, anons: 6, limit: 2, shared: 2, events: 90, operators: 40, kinds: "uubfff", crashes: true, rare: []uint64{28}},
 }
 
 func TestPeople(t *testing.T) {
@@ -59,7 +60,7 @@ func TestPeople(t *testing.T) {
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
 			t.Parallel()
-			for seed := range seeds {
+			for _, seed := range slices.Concat(upTo(seeds), v.rare) {
 				t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 					s := newPeople(t, v, seed)
 					s.settle()
@@ -68,6 +69,13 @@ func TestPeople(t *testing.T) {
 			}
 		})
 	}
+}
+
+func upTo(n uint64) (list []uint64) {
+	for i := range n {
+		list = append(list, i)
+	}
+	return list
 }
 
 // UnlinkRestores: people who are joined and taken apart again are what they were, whether the moves of the link had arrived
