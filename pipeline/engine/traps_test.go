@@ -303,3 +303,52 @@ func TestHubs(t *testing.T) {
 		t.Errorf("%d operations for an address that identifies nobody", len(s.log))
 	}
 }
+
+// A profile that is about to be merged away has already got what belongs to a later life of it: that stays, and does not go
+// along.
+func TestAnswerToALaterTurnStays(t *testing.T) {
+	s := story(t, 6)
+	c, d, x, y := s.anon("C"), s.anon("D"), s.anon("X"), s.anon("Y")
+	s.say("View", "anonymousId:Y", "10:00", 0)
+	s.settle()
+	tell := func(to pipeline.ID, value []byte) {
+		p := partitionOf(t, pipeline.AppendID(nil, to))
+		s.resolved[p] = append(s.resolved[p], pipeline.Record{Partition: p, Offset: int64(len(s.resolved[p])), Key: pipeline.AppendID(nil, to), Value: value})
+	}
+	work := func(id pipeline.ID) {
+		a := s.profile[partitionOf(t, pipeline.AppendID(nil, id))]
+		for s.step(a, s.resolved[a.partition], 1) {
+		}
+	}
+	regroup := func(g pipeline.Regroup) { tell(g.Profile, g.Append(nil)) }
+	regroup(pipeline.Regroup{Offset: 103, Profile: c, From: []pipeline.ID{x}, Kind: links.Merge})
+	regroup(pipeline.Regroup{Offset: 105, Profile: c, Leave: []pipeline.Leave{{ID: c, To: d}}, Kind: links.Merge})
+	regroup(pipeline.Regroup{Offset: 107, Profile: y, Leave: []pipeline.Leave{{ID: y, To: c}}, Kind: links.Merge})
+	work(c)
+	work(y)
+	work(c) // has Y's answer to 107, and still waits for X's to 103
+	late := pipeline.Move{Offset: 103, From: x, To: c, Last: true}
+	tell(c, late.Append(nil))
+	work(c)
+	brought := map[pipeline.ID]int{}
+	for _, log := range s.resolved {
+		for i := range log {
+			if pipeline.ResolvedKind(&log[i]) != pipeline.KindMove {
+				continue
+			}
+			m, rej := pipeline.ParseMove(log[i].Value)
+			if rej != nil {
+				t.Fatal(rej)
+			}
+			if m.Whole {
+				brought[m.From] = len(m.Decisions)
+			}
+		}
+	}
+	if n, ok := brought[y]; !ok || n == 0 {
+		t.Fatalf("Y's memberships have not left: %v", brought)
+	}
+	if n, ok := brought[c]; !ok || n != 0 {
+		t.Errorf("C took memberships along that belong to its next life: %v", brought)
+	}
+}
