@@ -84,7 +84,13 @@ func runPipeline(ctx context.Context, b *testing.B, addrs []string, file string,
 		n := counters.Read()
 		return n.In[pipeline.TaskResolve] >= int64(sent) && n.In[pipeline.TaskProfile] >= n.Out[resolved]
 	}
-	await(ctx, b, ended, func() bool { return through(warm) })
+	quiet, last := time.Now(), int64(0)
+	await(ctx, b, ended, func() bool { // until those who were merged have told each other everything
+		if n := counters.Read().In[pipeline.TaskProfile]; n != last {
+			quiet, last = time.Now(), n
+		}
+		return through(warm) && time.Since(quiet) > time.Second
+	})
 	release := t.hold(ctx, b, c, topic, t.records[warm:])
 	sent, unique, orders := len(t.records), t.unique, t.orders
 	m := startMeter()
