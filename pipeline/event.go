@@ -96,7 +96,7 @@ type Event struct {
 
 	// What profile adds for the stages after it. Nil before, and for events without a profile.
 	Profile *Profile
-	Changed []string // names of what this event changed on the profile, without repeats
+	Changed []string // names of what this event changed on the profile, without repeats; the stage reuses the slice for the next event
 	// Inputs marks the attributes whose value changed, by Attribute.Index; what the stages after profile need to look at.
 	Inputs AttributeSet
 }

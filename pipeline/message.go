@@ -129,14 +129,23 @@ func AppendTime(dst []byte, t time.Time) []byte {
 
 // AppendID appends the 36 characters of an id.
 func AppendID(dst []byte, id ID) []byte {
-	for i, end := range [...]int{4, 6, 8, 10, 16} {
-		start := [...]int{0, 4, 6, 8, 10}[i]
-		if start > 0 {
-			dst = append(dst, '-')
+	var h [32]byte
+	hex.Encode(h[:], id[:])
+	dst = append(append(dst, h[:8]...), '-')
+	dst = append(append(dst, h[8:12]...), '-')
+	dst = append(append(dst, h[12:16]...), '-')
+	dst = append(append(dst, h[16:20]...), '-')
+	return append(dst, h[20:]...)
+}
+
+// AppendJSONString appends s as a JSON string; plain text, which is most of it, in one piece.
+func AppendJSONString(dst []byte, s string) []byte {
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			return gjson.AppendJSONString(dst, s)
 		}
-		dst = hex.AppendEncode(dst, id[start:end])
 	}
-	return dst
+	return append(append(append(dst, '"'), s...), '"')
 }
 
 // HashID returns the UUID of version 8 that stands for the parts: the same parts give the same id in every process and

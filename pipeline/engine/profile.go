@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/tidwall/gjson"
-
 	"github.com/millstream-io/millstream/pipeline"
 	"github.com/millstream-io/millstream/pipeline/state"
 )
@@ -137,6 +135,9 @@ func (j *profileJob) note(ev *pipeline.Event) {
 	}
 	u.profile = p
 	u.created = u.created || p.Created
+	if u.changed == nil {
+		u.changed = make([]string, 0, len(ev.Changed)+2)
+	}
 	for _, name := range ev.Changed {
 		if !slices.Contains(u.changed, name) {
 			u.changed = append(u.changed, name)
@@ -210,7 +211,7 @@ func (j *profileJob) tellUpdates() {
 			if i > 0 {
 				j.data = append(j.data, ',')
 			}
-			j.data = gjson.AppendJSONString(j.data, name)
+			j.data = pipeline.AppendJSONString(j.data, name)
 		}
 		j.data = append(j.data, `]}`...)
 		m.Data, m.Meta = j.data, j.meta

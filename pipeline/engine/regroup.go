@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/tidwall/gjson"
-
 	"github.com/millstream-io/millstream/pipeline"
 )
 
@@ -191,9 +189,9 @@ func (j *profileJob) people(kind string, profile pipeline.ID, word string, other
 	b := append(pipeline.AppendID([]byte(`{"profile_id":"`), profile), `","`...)
 	b = append(append(b, word...), `":"`...)
 	b = append(pipeline.AppendID(b, other), `","rule":`...)
-	b = append(gjson.AppendJSONString(b, t.rule), `,"reason":`...)
-	b = append(gjson.AppendJSONString(b, t.reason), `,"message_id":`...)
-	b = append(gjson.AppendJSONString(b, t.messageID), '}')
+	b = append(pipeline.AppendJSONString(b, t.rule), `,"reason":`...)
+	b = append(pipeline.AppendJSONString(b, t.reason), `,"message_id":`...)
+	b = append(pipeline.AppendJSONString(b, t.messageID), '}')
 	version := pipeline.Sequence(t.offset, 0)
 	meta := fmt.Appendf(nil, `{"version":%d}`, version)
 	return &pipeline.Message{ID: pipeline.HashID([]byte(kind), profile[:], meta), Type: kind, Timestamp: pipeline.Millis(j.work.now), ProfileID: profile, Data: b, Meta: meta}

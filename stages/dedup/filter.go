@@ -21,7 +21,7 @@ type filter struct {
 
 const (
 	bitsPerID     = 16
-	minFilterSize = 1024
+	minFilterSize = 16 << 10 // 32 KiB
 )
 
 func newFilter(end int64, size int) *filter {

@@ -29,7 +29,7 @@ func (s *stage) changes(st, person *state, ev *pipeline.Event) ([]byte, *pipelin
 	}
 	s.delta = b
 	if rej != nil {
-		ev.Changed = nil
+		ev.Changed = ev.Changed[:0]
 		return nil, rej
 	}
 	if len(b) == start && st.first <= at.ms && at.ms <= st.last {
@@ -39,7 +39,7 @@ func (s *stage) changes(st, person *state, ev *pipeline.Event) ([]byte, *pipelin
 		b[flagAt] = 1
 	}
 	if len(b)+st.Size() > maxMemoryBytes {
-		ev.Changed = nil
+		ev.Changed = ev.Changed[:0]
 		return nil, pipeline.Reject("profile_too_large", "the profile would grow beyond %d bytes", maxMemoryBytes)
 	}
 	return b, nil
@@ -356,17 +356,17 @@ func (s *stage) stampedChange(b []byte, a *attribute, old, seen *aggregate, at s
 	}
 	changes = v != value{}
 	if seen != nil {
-		changes = seen.supersededBy(at, v) && v != seen.value
+		changes = seen.supersededBy(at, v) && v != seen.stamped.value
 	}
 	return appendValue(a.header(b), v), changes, nil
 }
 
 // supersededBy tells whether a value is earlier than the first, or later than the latest, so far.
 func (a *aggregate) supersededBy(at stamp, v value) bool {
-	if a == nil {
+	if a == nil || a.stamped == nil {
 		return true
 	}
-	c := compareAt(at, v, a.at, a.value)
+	c := compareAt(at, v, a.stamped.at, a.stamped.value)
 	return c > 0 && a.op == opLatest || c < 0 && a.op == opFirst
 }
 

@@ -94,7 +94,7 @@ func (s *state) Encode(dst []byte) []byte {
 		case opMin, opMax:
 			dst = binary.BigEndian.AppendUint64(dst, uint64(a.number))
 		case opFirst, opLatest:
-			dst = appendValue(appendStamp(dst, a.at, &before), a.value)
+			dst = appendValue(appendStamp(dst, a.stamped.at, &before), a.stamped.value)
 		}
 	}
 	return dst
@@ -229,9 +229,8 @@ func (a *aggregate) fold(at stamp, r *reader, first bool) error {
 			a.number = x
 		}
 	case opFirst, opLatest:
-		v := r.value()
-		if c := compareAt(at, v, a.at, a.value); first || c > 0 && a.op == opLatest || c < 0 && a.op == opFirst {
-			a.at, a.value = at, v.clone()
+		if v := r.value(); a.supersededBy(at, v) {
+			a.stamped = &stamped{at, v.clone()}
 		}
 	case opUnique:
 		if a.content == nil {
@@ -360,7 +359,7 @@ func (r *reader) aggregate(a *aggregate, before *stamp) {
 	case opMin, opMax:
 		a.number = int64(r.fixed64())
 	case opFirst, opLatest:
-		a.at, a.value = r.stamp(before), r.value()
+		a.stamped = &stamped{r.stamp(before), r.value()}
 	case opUnique:
 		d := &distinct{}
 		r.distinct(d)

@@ -1,6 +1,7 @@
 package profile
 
 import (
+	"bytes"
 	"math"
 	"strconv"
 	"strings"
@@ -105,9 +106,10 @@ func appendMicros(dst []byte, n int64) []byte {
 	if u %= micros; u == 0 {
 		return dst
 	}
-	digits := strconv.AppendUint(nil, u+micros, 10)
+	var buf [8]byte
+	digits := strconv.AppendUint(buf[:0], u+micros, 10)
 	digits[0] = '.'
-	return append(dst, strings.TrimRight(string(digits), "0")...)
+	return append(dst, bytes.TrimRight(digits, "0")...)
 }
 
 // microsFloat is the float64 nearest to n millionths.

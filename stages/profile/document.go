@@ -135,7 +135,7 @@ func (v *view) AppendDocument(dst []byte, p *pipeline.Profile) []byte {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = gjson.AppendJSONString(dst, s)
+		dst = pipeline.AppendJSONString(dst, s)
 	}
 	dst = append(dst, `],"scores":{`...)
 	dst = appendScores(dst, p.Scores)
@@ -155,14 +155,14 @@ func (v *view) appendIdentifiers(dst []byte) []byte {
 		x := &v.state.identifiers[i]
 		switch {
 		case i == 0:
-			dst = append(gjson.AppendJSONString(dst, x.typ), `:[`...)
+			dst = append(pipeline.AppendJSONString(dst, x.typ), `:[`...)
 		case v.state.identifiers[i-1].typ != x.typ:
 			dst = append(dst, `],`...)
-			dst = append(gjson.AppendJSONString(dst, x.typ), `:[`...)
+			dst = append(pipeline.AppendJSONString(dst, x.typ), `:[`...)
 		default:
 			dst = append(dst, ',')
 		}
-		dst = gjson.AppendJSONString(dst, x.value)
+		dst = pipeline.AppendJSONString(dst, x.value)
 	}
 	if len(v.state.identifiers) > 0 {
 		dst = append(dst, ']')
@@ -175,7 +175,7 @@ func (v *view) appendTraits(dst []byte) []byte {
 	first := true
 	next := 0 // attribute
 	text := func(i int) *aggregate {
-		if x := v.aggregate(i, i); x != nil && !x.isNumber() && (x.value.kind != kindNone || x.content != nil) {
+		if x := v.aggregate(i, i); x != nil && !x.isNumber() && (x.content != nil || x.stamped.value.kind != kindNone) {
 			return x
 		}
 		return nil
@@ -220,5 +220,5 @@ func appendKey(dst []byte, key string, first *bool) []byte {
 		dst = append(dst, ',')
 	}
 	*first = false
-	return append(gjson.AppendJSONString(dst, key), ':')
+	return append(pipeline.AppendJSONString(dst, key), ':')
 }

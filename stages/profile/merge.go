@@ -56,8 +56,8 @@ func (a *aggregate) absorb(o *aggregate) {
 	case opMaxTime:
 		a.number = max(a.number, o.number)
 	case opFirst, opLatest:
-		if c := compareAt(o.at, o.value, a.at, a.value); c > 0 && a.op == opLatest || c < 0 && a.op == opFirst {
-			a.at, a.value = o.at, o.value
+		if a.supersededBy(o.stamped.at, o.stamped.value) {
+			a.stamped = o.stamped
 		}
 	}
 }

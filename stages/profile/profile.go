@@ -34,6 +34,7 @@ type stage struct {
 	key   []byte   // scratch
 	delta []byte   // scratch
 	seen  []string // scratch: trait names of the event in hand
+	names []string // scratch: ev.Changed
 	ev    *pipeline.Event
 	vars  func(name string) any // reads ev, for `where`
 
@@ -113,7 +114,9 @@ func (s *stage) fold(tx pipeline.Tx, ev *pipeline.Event, person *state, merged b
 			return nil, err
 		}
 	}
+	ev.Changed = s.names[:0]
 	delta, rej := s.changes(own, person, ev)
+	s.names = ev.Changed
 	if rej != nil {
 		return nil, rej
 	}
@@ -138,15 +141,15 @@ func (s *stage) evaluate(ev *pipeline.Event, person *state, fragments []pipeline
 	}
 	s.attach(ev, person, fragments, false)
 	if regrouped {
-		ev.Changed = s.names(person, ev.Now().UnixMilli())
+		ev.Changed = s.held(person, ev.Now().UnixMilli())
 		for i := range ev.Inputs {
 			ev.Inputs[i] = math.MaxUint64
 		}
 	}
 }
 
-// names are the types of identifiers, the traits and the attributes that the state holds now, sorted.
-func (s *stage) names(st *state, now int64) []string {
+// held are the types of identifiers, the traits and the attributes that the state holds now, sorted.
+func (s *stage) held(st *state, now int64) []string {
 	names := make([]string, 0, len(st.identifiers)+len(st.traits)+len(s.attributes))
 	for i := range st.identifiers {
 		names = append(names, st.identifiers[i].typ)

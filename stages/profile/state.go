@@ -8,8 +8,6 @@ import (
 	"strings"
 	"unsafe"
 
-	"github.com/tidwall/gjson"
-
 	"github.com/millstream-io/millstream/pipeline"
 )
 
@@ -55,12 +53,17 @@ type trait struct {
 type aggregate struct {
 	name    string // attribute.key
 	op      op
-	count   uint64  // count, avg
-	number  int64   // sum, avg: millionths; minTime, maxTime: milliseconds; min, max: bits of a float64
-	at      stamp   // first, latest
-	value   value   // first, latest
-	content content // unique, with over, sequence, sessions, top, recent, union: *distinct, *window, *sequence, *sessions, *list;
+	count   uint64   // count, avg
+	number  int64    // sum, avg: millionths; minTime, maxTime: milliseconds; min, max: bits of a float64
+	stamped *stamped // first, latest; never changed in place
+	content content  // unique, with over, sequence, sessions, top, recent, union: *distinct, *window, *sequence, *sessions, *list;
 	// what other stages need: past
+}
+
+// stamped is a value with its stamp.
+type stamped struct {
+	at    stamp
+	value value
 }
 
 // content is what an attribute holds that is more than a number or a value. It is changed in place.
@@ -118,7 +121,10 @@ func (s *state) Size() int {
 	}
 	for i := range s.aggregates {
 		a := &s.aggregates[i]
-		n += int(unsafe.Sizeof(*a)) + len(a.name) + len(a.at.id) + len(a.value.text)
+		n += int(unsafe.Sizeof(*a)) + len(a.name)
+		if x := a.stamped; x != nil {
+			n += int(unsafe.Sizeof(*x)) + len(x.at.id) + len(x.value.text)
+		}
 		if a.content != nil {
 			n += a.content.size()
 		}
@@ -240,7 +246,7 @@ func (a *aggregate) any() any {
 	case opTop, opRecent, opUnion:
 		return a.values().texts()
 	}
-	return a.value.any()
+	return a.stamped.value.any()
 }
 
 func (a *aggregate) float() float64 { return math.Float64frombits(uint64(a.number)) }
@@ -250,7 +256,7 @@ func (a *aggregate) float() float64 { return math.Float64frombits(uint64(a.numbe
 func (a *aggregate) isNumber() bool {
 	switch a.op {
 	case opFirst, opLatest:
-		return a.value.kind == kindNumber || a.value.kind == kindTime
+		return a.stamped.value.kind == kindNumber || a.stamped.value.kind == kindTime
 	case opTop, opRecent, opUnion:
 		return false
 	}
@@ -274,9 +280,9 @@ func (a *aggregate) appendJSON(dst []byte) []byte {
 			if i > 0 {
 				dst = append(dst, ',')
 			}
-			dst = gjson.AppendJSONString(dst, text)
+			dst = pipeline.AppendJSONString(dst, text)
 		}
 		return append(dst, ']')
 	}
-	return a.value.appendJSON(dst)
+	return a.stamped.value.appendJSON(dst)
 }

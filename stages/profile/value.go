@@ -107,7 +107,7 @@ func fromJSON(r gjson.Result) any {
 func (v value) appendJSON(dst []byte) []byte {
 	switch v.kind {
 	case kindText:
-		return gjson.AppendJSONString(dst, v.text)
+		return pipeline.AppendJSONString(dst, v.text)
 	case kindTrue:
 		return append(dst, "true"...)
 	case kindFalse:

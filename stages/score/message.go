@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/tidwall/gjson"
-
 	"github.com/millstream-io/millstream/pipeline"
 )
 
@@ -36,7 +34,7 @@ func (s *stage) message(ev *pipeline.Event, c *change) pipeline.Message {
 	}
 	b = strconv.AppendUint(append(b, `},"version":`...), uint64(c.score.version), 10)
 	b = append(append(append(b, `,"cause":"`...), cause...), `","message_id":`...)
-	b = gjson.AppendJSONString(b, ev.MessageID)
+	b = pipeline.AppendJSONString(b, ev.MessageID)
 	b = append(append(append(b, `,"profile":`...), s.document...), '}')
 
 	meta := strconv.AppendUint([]byte(`{"sequence":`), pipeline.Sequence(p.Turn, c.number), 10)
@@ -49,7 +47,7 @@ func (s *stage) message(ev *pipeline.Event, c *change) pipeline.Message {
 	}
 	meta = append(meta, `],"features":{`...)
 	for i, name := range slices.Sorted(maps.Keys(c.features)) {
-		meta = gjson.AppendJSONString(appendKey(meta, name, i), c.features[name])
+		meta = pipeline.AppendJSONString(appendKey(meta, name, i), c.features[name])
 	}
 	meta = append(meta, `}}`...)
 	return pipeline.Message{ID: id, Type: pipeline.ScoreChanged, Timestamp: ev.ReceivedAt, ProfileID: p.ID, Data: b, Meta: meta}
@@ -59,7 +57,7 @@ func appendKey(dst []byte, key string, i int) []byte {
 	if i > 0 {
 		dst = append(dst, ',')
 	}
-	return append(gjson.AppendJSONString(dst, key), ':')
+	return append(pipeline.AppendJSONString(dst, key), ':')
 }
 
 // appendValue appends a number, null if there is none.

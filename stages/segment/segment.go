@@ -13,8 +13,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/tidwall/gjson"
-
 	"github.com/millstream-io/millstream/pipeline"
 	"github.com/millstream-io/millstream/pipeline/expression"
 )
@@ -278,7 +276,7 @@ func (s *stage) message(ev *pipeline.Event, t *transition, profile pipeline.ID) 
 	b = append(b, `","cause":"`...)
 	b = append(b, t.cause(ev)...)
 	b = append(b, `","message_id":`...)
-	b = gjson.AppendJSONString(b, ev.MessageID)
+	b = pipeline.AppendJSONString(b, ev.MessageID)
 	if t.op == opEnter || t.op == opExit {
 		b = append(b, `,"profile":`...)
 		b = append(b, s.document...)
