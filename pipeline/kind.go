@@ -72,9 +72,12 @@ type Env struct {
 	Identities *Identities
 	Attributes []Attribute // what the stages so far have declared
 	Hidden     []Hidden    // what stages after `profile` have required of it
-	Segments   []string    // what the stage `segment` has declared
-	Stitching  bool        // the stage `identity` is there: profiles can merge and split
-	Scores     []string    // what the stage `score` has declared; each is an attribute, too
+	// Nobody is a profile without events, as the stages after `profile` will read it; set by `profile`, and complete when the
+	// first instance of a stage is made.
+	Nobody    ProfileState
+	Segments  []string // what the stage `segment` has declared
+	Stitching bool     // the stage `identity` is there: profiles can merge and split
+	Scores    []string // what the stage `score` has declared; each is an attribute, too
 	// Watched are the values at which somebody who reads a score wants it to be looked at, by the score's name: a segment may
 	// begin or end there.
 	Watched map[string][]float64

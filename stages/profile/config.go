@@ -151,6 +151,7 @@ func build(config any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Pro
 		return nil, problems
 	}
 	p.declared = len(p.attributes)
+	env.Nobody = &view{plan: p, state: newState().(*state)}
 	var once sync.Once // partitions start at the same time
 	return func() pipeline.Stage {
 		once.Do(func() {

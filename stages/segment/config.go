@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/millstream-io/millstream/pipeline"
 	"github.com/millstream-io/millstream/pipeline/expression"
@@ -19,6 +20,8 @@ type plan struct {
 	byName       map[string]int
 	readers      []readers        // by attribute: segments that read it
 	clocks       []int            // segments that time alone can change
+	scored       []int            // segments that read a score
+	initial      []int            // segments to evaluate for a new profile, beside those that its event concerns
 	traitReaders map[string][]int // by the name of a trait: segments that read it
 	definitions  uint64           // hash of all names and versions
 }
@@ -72,7 +75,26 @@ func build(config any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Pro
 	}
 	p.definitions = all.Sum64()
 	env.Segments = append(env.Segments, names...)
-	return func() pipeline.Stage { return newStage(p) }, nil
+	var once sync.Once // partitions start at the same time
+	return func() pipeline.Stage {
+		once.Do(func() { p.initial = p.beginning(env.Nobody) })
+		return newStage(p)
+	}, nil
+}
+
+// beginning is what a new profile may be in whatever its first event says: segments that hold of somebody of whom nothing is
+// known, and those that look at more than the profile.
+func (p *plan) beginning(nobody pipeline.ProfileState) (segments []int) {
+	for i := range p.segments {
+		if nobody == nil || slices.Contains(p.clocks, i) || slices.Contains(p.scored, i) {
+			segments = append(segments, i)
+			continue
+		}
+		if in, err := p.segments[i].program.Bool(nobody.Value); in || err != nil {
+			segments = append(segments, i)
+		}
+	}
+	return segments
 }
 
 // index adds a segment to the lists of those that read its inputs.
@@ -99,6 +121,7 @@ func (p *plan) index(d definition, env *pipeline.Env) {
 			}
 			p.readers[k].segments = append(p.readers[k].segments, i)
 			if slices.Contains(env.Scores, input) { // it may pass a border by time alone
+				p.scored = append(p.scored, i)
 				for _, border := range d.program.Borders(input) {
 					env.Watch(input, border)
 				}

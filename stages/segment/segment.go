@@ -71,10 +71,8 @@ func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, e
 	if err != nil {
 		return fmt.Errorf("partition %d, offset %d: %w", ev.Partition, ev.Offset, err)
 	}
-	// Also of somebody new: a condition may hold although nothing that it reads has changed.
-	all := m.definitions != s.definitions || ev.Type == pipeline.TypeEvaluate && ev.Cause != pipeline.CauseTimer || len(m.brought) > 0 || p.Created
 	carried := s.carried(m, ev)
-	if err := s.decide(m, carried, ev, all); err != nil {
+	if err := s.decide(m, carried, ev, s.look(m, ev)); err != nil {
 		return err
 	}
 	s.wake(ev, emit)
@@ -110,8 +108,8 @@ func (s *stage) load(tx pipeline.Tx, profile pipeline.ID) (*membership, error) {
 }
 
 // decide fills turned with the segments whose decision is another one now. A profile without events is in no segment.
-func (s *stage) decide(m *membership, carried []transition, ev *pipeline.Event, all bool) error {
-	s.picked, s.turned = s.pick(ev, all), s.turned[:0]
+func (s *stage) decide(m *membership, carried []transition, ev *pipeline.Event, at look) error {
+	s.picked, s.turned = s.pick(ev, at), s.turned[:0]
 	s.profile, s.now = ev.Profile, ev.Now()
 	defer func() { s.profile = nil }()
 	for _, i := range s.picked {
@@ -148,11 +146,31 @@ func (s *stage) wake(ev *pipeline.Event, emit pipeline.Emit) {
 	}
 }
 
-// pick returns the segments to evaluate, in the order of their names: those with an input that the event changed, at a due
-// time also those that look at the clock, or all.
-func (s *stage) pick(ev *pipeline.Event, all bool) []int {
+// look is which segments an event makes the stage look at.
+type look int
+
+const (
+	lookConcerned look = iota // those with an input that the event changed, at a due time also those that look at the clock
+	lookInitial               // also those that a new profile may be in from the beginning
+	lookAll
+)
+
+func (s *stage) look(m *membership, ev *pipeline.Event) look {
+	switch {
+	case ev.Type == pipeline.TypeEvaluate && ev.Cause != pipeline.CauseTimer || len(m.brought) > 0:
+		return lookAll
+	case ev.Profile.Created && m.number == 0 && m.definitions == 0:
+		return lookInitial
+	case ev.Profile.Created || m.definitions != s.definitions:
+		return lookAll
+	}
+	return lookConcerned
+}
+
+// pick returns the segments to evaluate, in the order of their names.
+func (s *stage) pick(ev *pipeline.Event, at look) []int {
 	picked := s.picked[:0]
-	if all {
+	if at == lookAll {
 		for i := range s.segments {
 			picked = append(picked, i)
 		}
@@ -170,6 +188,9 @@ func (s *stage) pick(ev *pipeline.Event, all bool) []int {
 				picked = append(picked, i)
 			}
 		}
+	}
+	if at == lookInitial {
+		add(s.initial)
 	}
 	if ev.Cause == pipeline.CauseTimer {
 		add(s.clocks)

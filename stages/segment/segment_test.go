@@ -22,17 +22,18 @@ func TestOnlyReadersAreEvaluated(t *testing.T) {
 	for i := range 10_000 - len(config) {
 		config[fmt.Sprint("s", i)] = Condition{Expression: fmt.Sprintf("a%d > %d", 3+i%97, i)}
 	}
+	env.Nobody = &attributes{}
 	newStage, problems := Kind.Build(&config, env)
 	if problems != nil {
 		t.Fatal(problems)
 	}
 	s := newStage().(*stage)
-	picked := func(all bool, changed []string, inputs ...int) string {
+	picked := func(at look, changed []string, inputs ...int) string {
 		ev := &pipeline.Event{Changed: changed}
 		for _, i := range inputs {
 			ev.Inputs.Add(i)
 		}
-		s.picked = s.pick(ev, all)
+		s.picked = s.pick(ev, at)
 		names := []string{}
 		for _, i := range s.picked {
 			names = append(names, s.segments[i].name)
@@ -43,13 +44,15 @@ func TestOnlyReadersAreEvaluated(t *testing.T) {
 		return strings.Join(names, " ")
 	}
 	for want, got := range map[string]string{
-		"both":   picked(false, nil, 1, 2),
-		"":       picked(false, []string{"a0"}, 0),
-		"trait":  picked(false, []string{"plan"}, pipeline.TraitsIndex),
-		"nested": picked(false, []string{"address", "city"}, pipeline.TraitsIndex),
-		"dotted": picked(false, []string{"a.b"}, pipeline.TraitsIndex),
-		"104":    picked(false, nil, 3),
-		"10000":  picked(true, nil),
+		"both":   picked(lookConcerned, nil, 1, 2),
+		"":       picked(lookConcerned, []string{"a0"}, 0),
+		"trait":  picked(lookConcerned, []string{"plan"}, pipeline.TraitsIndex),
+		"nested": picked(lookConcerned, []string{"address", "city"}, pipeline.TraitsIndex),
+		"dotted": picked(lookConcerned, []string{"a.b"}, pipeline.TraitsIndex),
+		"104":    picked(lookConcerned, nil, 3),
+		"10000":  picked(lookAll, nil),
+		// Somebody new is also in what holds of nobody.
+		"constant trait": picked(lookInitial, []string{"plan"}, pipeline.TraitsIndex),
 	} {
 		if got != want {
 			t.Errorf("picked %q, want %q", got, want)
