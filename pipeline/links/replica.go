@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/google/uuid"
 
 	"github.com/millstream-io/millstream/pipeline"
@@ -70,7 +71,13 @@ func open(dir string, o Options) (*Replica, error) {
 	}
 	blocks := pebble.NewCache(blockBytes + 4*memtableBytes) // memtables take theirs from it
 	defer blocks.Unref()
-	db, err := pebble.Open(dir, &pebble.Options{Cache: blocks, MemTableSize: memtableBytes, Logger: quiet{o.Logger}})
+	options := &pebble.Options{Cache: blocks, MemTableSize: memtableBytes, FormatMajorVersion: pebble.FormatTableFormatV6, Logger: quiet{o.Logger}}
+	for i := range options.Levels {
+		options.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // most identifiers have no flags: "absent" must be cheap
+		options.Levels[i].BlockSize = 8 << 10
+		options.Levels[i].IndexBlockSize = 256 << 10 // one level of index
+	}
+	db, err := pebble.Open(dir, options)
 	if err != nil {
 		return nil, fmt.Errorf("open the replica of the links: %w", err)
 	}

@@ -20,7 +20,7 @@ func (o *output) Wake(time.Time)              {}
 func (o *output) Drop(string)                 {}
 
 // open builds the stage over a replica of its own.
-func open(t *testing.T, c *identity.Config) (pipeline.Linker, *links.Replica, *pipeline.Identities) {
+func open(t testing.TB, c *identity.Config) (pipeline.Linker, *links.Replica, *pipeline.Identities) {
 	t.Helper()
 	env := &pipeline.Env{Identities: pipeline.NewIdentities([]byte("key"))}
 	newStage, problems := identity.Kind.Build(c, env)
@@ -39,7 +39,7 @@ func open(t *testing.T, c *identity.Config) (pipeline.Linker, *links.Replica, *p
 }
 
 // read is an event as clean hands it on.
-func read(t *testing.T, ids *pipeline.Identities, raw string) *pipeline.Event {
+func read(t testing.TB, ids *pipeline.Identities, raw string) *pipeline.Event {
 	t.Helper()
 	ev := &pipeline.Event{MessageID: "m", Raw: []byte(raw), ReceivedAt: time.UnixMilli(1_700_000_000_000)}
 	if rej := ev.Scan(); rej != nil {
