@@ -68,10 +68,17 @@ func dial(ctx context.Context, b *testing.B, addrs []string) *broker.Cluster {
 	return c
 }
 
-// load compiles the pipeline of testdata under the given name.
-func load(b *testing.B, name, file string) *pipeline.Plan {
+// load compiles the pipeline of testdata under the given name, with more segments at its end.
+func load(b *testing.B, name, file string, segments ...string) *pipeline.Plan {
 	b.Helper()
-	plan, mistakes := config.Load("testdata/"+file+".yaml", config.Kinds{Sources: sources.Kinds, Stages: stages.Kinds, Sinks: sinks.Kinds},
+	yaml, err := os.ReadFile("testdata/" + file + ".yaml")
+	check(b, err)
+	for _, s := range segments {
+		yaml = append(yaml, "      "+s+"\n"...)
+	}
+	path := filepath.Join(b.TempDir(), file+".yaml")
+	check(b, os.WriteFile(path, yaml, 0o600))
+	plan, mistakes := config.Load(path, config.Kinds{Sources: sources.Kinds, Stages: stages.Kinds, Sinks: sinks.Kinds},
 		config.Options{LookupEnv: func(string) (string, bool) { return name, true }})
 	if len(mistakes) > 0 {
 		b.Fatal(mistakes)

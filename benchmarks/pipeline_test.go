@@ -47,7 +47,7 @@ func BenchmarkPipeline(b *testing.B) {
 		b.Run(fmt.Sprintf("%s=%d/visit=%d", w.name, w.people, w.visit), func(b *testing.B) {
 			var f figures
 			for range b.N {
-				f = runPipeline(ctx, b, addrs, w.file, w.people, w.visit)
+				f = runPipeline(ctx, b, addrs, load(b, topicPrefix(b), w.file), w.people, w.visit)
 			}
 			f.report(b)
 			f.over(b, bare, "copy")
@@ -60,11 +60,13 @@ func BenchmarkPipeline(b *testing.B) {
 	}
 }
 
+// topicPrefix is the name of a benchmark as a pipeline's name.
+func topicPrefix(b *testing.B) string { return strings.ReplaceAll(testenv.Name(b), "=", "-") }
+
 // runPipeline measures the engine from the moment at which it has seen everybody once and the events begin to flow, until
 // each of them is committed in the profile task.
-func runPipeline(ctx context.Context, b *testing.B, addrs []string, file string, people, visit int) figures {
+func runPipeline(ctx context.Context, b *testing.B, addrs []string, plan *pipeline.Plan, people, visit int) figures {
 	b.Helper()
-	plan := load(b, strings.ReplaceAll(testenv.Name(b), "=", "-"), file)
 	c := dial(ctx, b, addrs)
 	topic := pipeline.TopicName(plan.Name, "events")
 	check(b, c.EnsureTopics(ctx, []broker.Topic{{Name: topic, Partitions: plan.Partitions}}))
