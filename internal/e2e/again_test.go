@@ -10,32 +10,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
-
-	"github.com/millstream-io/millstream/internal/testenv"
 )
 
 // againPipeline loads the same files in up to three ways: rows with a column that identifies them, rows without one, and
 // events with the message ids of their senders. MORE is for further sources.
-const againPipeline = `
-pipeline: ${NAME}
-kafka: {brokers: "${BROKERS}", partitions: 1}
-sources:
-  web:    {http: {listen: "127.0.0.1:0", write_keys: {site: key}}}
-  orders: {file: {path: "${IN}/orders*.csv", set: &set {type: track, event: Order Completed}, map: {message_id: Order, user_id: Customer}, expr: &expr {properties.revenue: number(Price) * number(Pieces)}}}
+const againPipeline = inOrder + `  orders: {file: {path: "${IN}/orders*.csv", set: &set {type: track, event: Order Completed}, map: {message_id: Order, user_id: Customer}, expr: &expr {properties.revenue: number(Price) * number(Pieces)}}}
   lines:  {file: {path: "${IN}/lines.csv", set: *set, map: &map {user_id: Customer}, expr: *expr}}
   export: {file: {path: "${IN}/export.ndjson"}}
 MORE
-stages:
-  - clean
-  - dedup
-  - profile:
-      orders:  {count: events, event: Order Completed}
-      revenue: {sum: properties.revenue, event: Order Completed}
-      markers: {count: events, event: Marker}
+` + counting + `      markers: {count: events, event: Marker}
 sinks:
-  analytics: {clickhouse: {url: embedded}}
+  analytics: {clickhouse: {url: "${URL}"}}
 `
 
 // Seven orders of 96.00; person 17 has four of them, 21.05. Two of the lines are identical and different facts.
@@ -48,15 +34,15 @@ var againFiles = map[string]string{
 // TestLoadingFilesAgainWithoutTheirPositions loads files whose positions are lost, then under another file name, then
 // through other sources: the rows are in `events` again, and dedup drops those that it can know.
 func TestLoadingFilesAgainWithoutTheirPositions(t *testing.T) {
-	needEngine(t)
-	testenv.EachBroker(t, func(t *testing.T, brokers []string) {
+	eachBroker(t, func(t *testing.T, brokers []string) {
 		in := t.TempDir()
 		for name, text := range againFiles {
 			if err := os.WriteFile(filepath.Join(in, name), []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
-		l := &loader{t: t, brokers: brokers, name: strings.ReplaceAll(testenv.Name(t), "-", "_"), in: in, data: t.TempDir()}
+		l := &loader{t: t, brokers: brokers, data: t.TempDir()}
+		l.name, l.env = on(t, brokers, "URL="+engine(t), "IN="+in)
 		l.load("", 7)
 		l.holds(7, "96")
 
@@ -82,7 +68,8 @@ func TestLoadingFilesAgainWithoutTheirPositions(t *testing.T) {
 type loader struct {
 	t                *testing.T
 	brokers          []string
-	name, in, data   string
+	name, data       string
+	env              []string
 	records, markers int
 	process          *process
 }
@@ -91,21 +78,14 @@ type loader struct {
 func (l *loader) load(more string, records int) {
 	l.t.Helper()
 	if l.process != nil {
-		if s := l.process.stop(); s != 130 {
-			l.t.Errorf("exit status %d after SIGTERM, want 130", s)
-		}
+		l.process.stop()
 	}
-	l.process = start(l.t, write(l.t, strings.Replace(againPipeline, "MORE", more, 1)), l.data, "NAME="+l.name, "BROKERS="+l.brokers[0], "IN="+l.in)
+	l.process = start(l.t, write(l.t, strings.Replace(againPipeline, "MORE", more, 1)), l.data, l.env...)
 	l.records += records
 	before := consume(l.t, l.brokers, l.name+".events", l.records)
 	// What comes now is processed after them: there is one partition.
 	l.markers++
-	eventually(l.t, func() error {
-		if s := post(l.process.http(), fmt.Sprintf(`{"batch":[{"messageId":"marker-%d","type":"track","event":"Marker","userId":"marker"},{"messageId":"bad-%d"}]}`, l.markers, l.markers)); s != 200 {
-			return fmt.Errorf("the marker was answered with %d", s)
-		}
-		return nil
-	})
+	l.process.batch(l.t, fmt.Sprintf(`{"messageId":"marker-%d","type":"track","event":"Marker","userId":"marker"},{"messageId":"bad-%d"}`, l.markers, l.markers))
 	l.process.answers(l.t, l.data, patience, map[string]string{
 		"SELECT count() FROM events WHERE user_id = 'marker'":                                      fmt.Sprint(l.markers),
 		"SELECT sum(aggregates['markers']) FROM people":                                            fmt.Sprint(l.markers),
@@ -135,10 +115,7 @@ func (l *loader) holds(orders int, revenue string) {
 // deleteTopic deletes a topic and waits until it is gone.
 func deleteTopic(t *testing.T, brokers []string, topic string) {
 	t.Helper()
-	c, err := kgo.NewClient(kgo.SeedBrokers(brokers...))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := client(t, brokers)
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()

@@ -55,6 +55,7 @@ func counted(t *testing.T, report map[string]any, name string) int {
 
 // TestTheDemoAgreesWithTheTruthOfItsSeed also checks that a seed is one population, and another seed another.
 func TestTheDemoAgreesWithTheTruthOfItsSeed(t *testing.T) {
+	t.Parallel()
 	needEngine(t)
 	timeless := func(seed string) map[string]any {
 		t.Helper()
@@ -89,6 +90,7 @@ func TestTheDemoAgreesWithTheTruthOfItsSeed(t *testing.T) {
 
 // TestTheDemoNoticesDoubledEvents takes dedup out of the quickstart: a demo that cannot fail would prove nothing.
 func TestTheDemoNoticesDoubledEvents(t *testing.T) {
+	t.Parallel()
 	needEngine(t)
 	const stage = "  - dedup: {window: 24h}\n"
 	yaml := string(quickstart.Pipeline)
@@ -106,6 +108,7 @@ func TestTheDemoNoticesDoubledEvents(t *testing.T) {
 
 // TestTheDemoNoticesWrongMerges lets one person have several accounts, so that whoever shares a tablet becomes one.
 func TestTheDemoNoticesWrongMerges(t *testing.T) {
+	t.Parallel()
 	needEngine(t)
 	const limit = "user_id: {limit: 1}"
 	yaml := string(quickstart.Pipeline)
@@ -120,6 +123,7 @@ func TestTheDemoNoticesWrongMerges(t *testing.T) {
 
 // TestTheDemoTellsOnePersonsStory reads what people read: the story, the correction and its being taken back.
 func TestTheDemoTellsOnePersonsStory(t *testing.T) {
+	t.Parallel()
 	needEngine(t)
 	c := exec.CommandContext(t.Context(), program, "demo", "--exit", "--events", "3000", "--seed", "1", "--data", t.TempDir())
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

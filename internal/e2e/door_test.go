@@ -136,7 +136,7 @@ func (b *ownBroker) Start(t testing.TB) {
 
 func (b *ownBroker) Stop(t testing.TB) {
 	t.Helper()
-	b.stop()
+	b.terminate()
 }
 
 var _, _ restartable = (*ownBroker)(nil), (*testenv.Broker)(nil)

@@ -6,12 +6,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,6 +28,12 @@ import (
 var program string
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue { // nobody has chosen
+		if err := f.Value.Set(strconv.Itoa(sideBySide * runtime.GOMAXPROCS(0))); err != nil {
+			panic(err)
+		}
+	}
 	testenv.Main(m, func() (func(), error) {
 		dir, err := os.MkdirTemp("", "millstream-e2e-")
 		if err != nil {
@@ -38,6 +47,9 @@ func TestMain(m *testing.M) {
 		return func() { os.RemoveAll(dir) }, nil
 	})
 }
+
+// sideBySide is how many tests run at a time per processor: most wait for servers, their ends and their time-outs.
+const sideBySide = 3
 
 // process is a running `millstream run`.
 type process struct {
@@ -150,8 +162,16 @@ func (p *process) died() {
 	}
 }
 
-// stop ends the process with SIGTERM and returns its exit status.
-func (p *process) stop() int {
+// stop ends a pipeline in good order.
+func (p *process) stop() {
+	p.t.Helper()
+	if s := p.terminate(); s != 130 {
+		p.t.Errorf("exit status %d after SIGTERM, want 130", s)
+	}
+}
+
+// terminate ends the process with SIGTERM and returns its exit status.
+func (p *process) terminate() int {
 	p.t.Helper()
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -234,18 +254,4 @@ func fileLines(dir string) ([]string, error) {
 		}
 	}
 	return lines, nil
-}
-
-// answers asks the embedded ClickHouse until every query has its answer.
-func (p *process) answers(t *testing.T, data string, patience time.Duration, want map[string]string) {
-	t.Helper()
-	for query, answer := range want {
-		within(t, patience, func() error {
-			got, err := p.clickhouse(data, query)
-			if err == nil && got != answer {
-				err = fmt.Errorf("%s: %q, want %q", query, got, answer)
-			}
-			return err
-		})
-	}
 }

@@ -1,50 +1,43 @@
 package e2e
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millstream-io/millstream/internal/testenv"
 )
 
-const lostPipeline = `
-pipeline: ${NAME}
-kafka: {brokers: "${BROKERS:-embedded}", partitions: 2}
-sources:
-  web: {http: {listen: "127.0.0.1:0", write_keys: {site: key}}}
-stages:
+const lostPipeline = onTheWeb + `stages:
   - clean
   - dedup
   - profile: {orders: {count: events, event: Order Completed}}
   - segment: {buyer: orders >= 1}
 sinks:
-  analytics: {clickhouse: {url: embedded}}
+  analytics: {clickhouse: {url: "${URL}"}}
 `
 
 // TestTopicsThatAreLostAndMadeAgain deletes all topics of a pipeline whose ClickHouse stays, and sends as many events again:
 // every row of both is there, and the profiles are those of the new state.
 func TestTopicsThatAreLostAndMadeAgain(t *testing.T) {
+	t.Parallel()
 	needEngine(t)
 	t.Run("kafka", func(t *testing.T) {
+		t.Parallel()
 		brokers := testenv.Kafka(t)
-		name := strings.ReplaceAll(testenv.Name(t), "-", "_")
-		lose(t, name, []string{"BROKERS=" + brokers[0]}, func(string) { // with tools of Kafka; the data folder stays
+		name, env := on(t, brokers, "URL="+engine(t))
+		lose(t, env, func(string) { // with tools of Kafka; the data folder stays
 			for _, topic := range topics(t, brokers, name+".") {
 				deleteTopic(t, brokers, name+"."+topic)
 			}
 		})
 	})
 	t.Run("embedded", func(t *testing.T) {
-		lose(t, "lost", nil, func(data string) { // all but ClickHouse
+		t.Parallel()
+		lose(t, []string{"NAME=lost", "BROKERS=embedded", "URL=embedded"}, func(data string) { // all but ClickHouse
 			for _, part := range []string{"broker", "state", "instance"} {
 				if err := os.RemoveAll(filepath.Join(data, part)); err != nil {
 					t.Fatal(err)
@@ -55,21 +48,15 @@ func TestTopicsThatAreLostAndMadeAgain(t *testing.T) {
 }
 
 // lose sends 40 events of 20 people, ends the process, deletes the topics, and sends 40 events of the same 20 and 20 others.
-func lose(t *testing.T, name string, env []string, deleteTopics func(data string)) {
+func lose(t *testing.T, env []string, deleteTopics func(data string)) {
 	file, data := write(t, lostPipeline), t.TempDir()
-	env = append(env, "NAME="+name)
 	send := func(p *process, prefix string, people int) {
 		t.Helper()
 		var events []string
 		for i := range 40 {
 			events = append(events, fmt.Sprintf(`{"messageId":"%s-%d","type":"track","event":"Order Completed","userId":"u%d"}`, prefix, i, i%people))
 		}
-		eventually(t, func() error {
-			if s := post(p.http(), `{"batch":[`+strings.Join(events, ",")+`]}`); s != 200 {
-				return fmt.Errorf("the batch was answered with %d", s)
-			}
-			return nil
-		})
+		p.batch(t, events...)
 	}
 	p := start(t, file, data, env...)
 	send(p, "old", 20)
@@ -79,9 +66,7 @@ func lose(t *testing.T, name string, env []string, deleteTopics func(data string
 		"SELECT sum(next_offset) >= 40 FROM progress FINAL WHERE topic = 'resolved'": "1",
 		"SELECT count() FROM segment_members":                                        "20",
 	})
-	if s := p.stop(); s != 130 {
-		t.Fatalf("exit status %d after SIGTERM, want 130", s)
-	}
+	p.stop()
 	deleteTopics(data)
 
 	p = start(t, file, data, env...)
@@ -112,32 +97,28 @@ func lose(t *testing.T, name string, env []string, deleteTopics func(data string
 			t.Error(err)
 		}
 	}
-	if s := p.stop(); s != 130 {
-		t.Errorf("exit status %d after SIGTERM, want 130", s)
-	}
+	p.stop()
 }
 
 // TestATopicIsMadeAgainWhileItIsRead makes `dead_letters`, which only ClickHouse reads, again under a running pipeline.
 func TestATopicIsMadeAgainWhileItIsRead(t *testing.T) {
 	needEngine(t)
-	testenv.EachBroker(t, func(t *testing.T, brokers []string) {
-		name := strings.ReplaceAll(testenv.Name(t), "-", "_")
+	eachBroker(t, func(t *testing.T, brokers []string) {
 		data := t.TempDir()
-		p := start(t, write(t, lostPipeline), data, "NAME="+name, "BROKERS="+brokers[0])
+		name, env := on(t, brokers, "URL="+engine(t))
+		p := start(t, write(t, lostPipeline), data, env...)
 		bad := func(prefix string) {
 			t.Helper()
 			var events []string
 			for i := range 20 {
 				events = append(events, fmt.Sprintf(`{"messageId":"%s-%d","userId":"u%d"}`, prefix, i, i))
 			}
-			if s := post(p.http(), `{"batch":[`+strings.Join(events, ",")+`]}`); s != 200 {
-				t.Fatalf("the batch was answered with %d", s)
-			}
+			p.once(t, events...)
 		}
 		bad("old")
 		p.answers(t, data, patience, map[string]string{"SELECT count() FROM dead_letters": "20"})
 		deleteTopic(t, brokers, name+".dead_letters")
-		createTopic(t, brokers, name+".dead_letters", 2)
+		makeTopic(t, brokers, name+".dead_letters", 2)
 		bad("new")
 		p.answers(t, data, patience, map[string]string{
 			"SELECT count(), uniqExact(payload) FROM dead_letters":                  "40\t40",
@@ -145,28 +126,4 @@ func TestATopicIsMadeAgainWhileItIsRead(t *testing.T) {
 			"SELECT count() FROM topic_ids WHERE topic = 'dead_letters'":            "2",
 		})
 	})
-}
-
-func createTopic(t *testing.T, brokers []string, topic string, partitions int32) {
-	t.Helper()
-	c, err := kgo.NewClient(kgo.SeedBrokers(brokers...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	req := kmsg.NewPtrCreateTopicsRequest()
-	want := kmsg.NewCreateTopicsRequestTopic()
-	want.Topic, want.NumPartitions, want.ReplicationFactor = topic, partitions, 1
-	req.Topics, req.TimeoutMillis = []kmsg.CreateTopicsRequestTopic{want}, 10_000
-	resp, err := req.RequestWith(ctx, c)
-	if err != nil {
-		t.Fatalf("create %s: %v", topic, err)
-	}
-	for _, r := range resp.Topics {
-		if r.ErrorCode != 0 {
-			t.Fatalf("create %s: error %d", topic, r.ErrorCode)
-		}
-	}
 }

@@ -23,7 +23,7 @@ process.stdout.write(JSON.stringify(ids));
 `
 
 // nodeVerifies gives requests to the library that receivers in JavaScript use.
-func nodeVerifies(t *testing.T, secret string, requests []signed) {
+func nodeVerifies(t *testing.T, requests []signed) {
 	npm, err := exec.LookPath("npm")
 	if err != nil {
 		t.Skip("needs npm: standardwebhooks@1.1.1")

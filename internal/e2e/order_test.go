@@ -11,13 +11,9 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-
-	"github.com/millstream-io/millstream/internal/testenv"
 )
 
-const orderStages = `
-  web:    {http: {listen: "127.0.0.1:0", write_keys: {site: key}}}
-  export: {file: {path: "${IN}/*.ndjson"}}
+const orderStages = `  export: {file: {path: "${IN}/*.ndjson"}}
 stages:
   - clean
   - dedup
@@ -43,20 +39,12 @@ func repeatOrder(t *testing.T, file, in, data string, env []string, arrived func
 	t.Helper()
 	send := func(p *process, events string) {
 		t.Helper()
-		a := p.http()
-		eventually(t, func() error {
-			if s := post(a, `{"batch":[`+events+`]}`); s != 200 {
-				return fmt.Errorf("the post was answered with %d", s)
-			}
-			return nil
-		})
+		p.batch(t, events)
 	}
 	p := start(t, file, data, env...)
 	send(p, theOrder+","+theOrder+","+marker(1))
 	arrived(p, 2)
-	if s := p.stop(); s != 130 {
-		t.Errorf("exit status %d after SIGTERM, want 130", s)
-	}
+	p.stop()
 	p = start(t, file, data, env...)
 	send(p, theOrder+","+marker(2))
 	arrived(p, 3)
@@ -73,11 +61,12 @@ func repeatOrder(t *testing.T, file, in, data string, env []string, arrived func
 
 // TestARepeatedOrderCountsOnceInProfiles reads the profile messages from the file sink and from the topic itself.
 func TestARepeatedOrderCountsOnceInProfiles(t *testing.T) {
-	testenv.EachBroker(t, func(t *testing.T, brokers []string) {
-		in, out, data, name := t.TempDir(), t.TempDir(), t.TempDir(), testenv.Name(t)
-		file := write(t, "pipeline: ${NAME}\nkafka: {brokers: \"${BROKERS}\", partitions: 2}\nsources:"+orderStages+"  out: {file: {path: \"${OUT}\"}}\n")
+	eachBroker(t, func(t *testing.T, brokers []string) {
+		in, out, data := t.TempDir(), t.TempDir(), t.TempDir()
+		name, env := on(t, brokers, "IN="+in, "OUT="+out)
+		file := write(t, onTheWeb+orderStages+"  out: {file: {path: \"${OUT}\"}}\n")
 		var lines []string
-		p := repeatOrder(t, file, in, data, []string{"NAME=" + name, "BROKERS=" + brokers[0], "IN=" + in, "OUT=" + out}, func(_ *process, events int) {
+		p := repeatOrder(t, file, in, data, env, func(_ *process, events int) {
 			t.Helper()
 			eventually(t, func() (err error) {
 				if lines, err = fileLines(out); err != nil {
@@ -94,9 +83,7 @@ func TestARepeatedOrderCountsOnceInProfiles(t *testing.T) {
 			})
 		})
 		changes := readChanges(t, brokers, name+".changes", 4)
-		if s := p.stop(); s != 130 {
-			t.Errorf("exit status %d after SIGTERM, want 130", s)
-		}
+		p.stop()
 		seen := map[string]bool{}
 		var orders []string
 		for _, line := range changes {
@@ -139,10 +126,7 @@ type change struct{ id, text string }
 // readChanges reads what is committed, up to the message that tells of a number of events.
 func readChanges(t *testing.T, brokers []string, topic string, events int) []change {
 	t.Helper()
-	c, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := client(t, brokers, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -165,10 +149,12 @@ func readChanges(t *testing.T, brokers []string, topic string, events int) []cha
 
 // TestARepeatedOrderIsOneRow asks ClickHouse for the order after each time it was sent.
 func TestARepeatedOrderIsOneRow(t *testing.T) {
+	t.Parallel()
 	needEngine(t)
 	in, data := t.TempDir(), t.TempDir()
-	file := write(t, "pipeline: orders\nsources:"+orderStages+"  analytics: {clickhouse: {url: embedded}}\n")
-	p := repeatOrder(t, file, in, data, []string{"IN=" + in}, func(p *process, events int) {
+	_, env := on(t, []string{"embedded"}, "IN="+in)
+	file := write(t, onTheWeb+orderStages+"  analytics: {clickhouse: {url: embedded}}\n")
+	p := repeatOrder(t, file, in, data, env, func(p *process, events int) {
 		t.Helper()
 		p.answers(t, data, time.Minute, map[string]string{
 			"SELECT count() FROM events": fmt.Sprint(events),
@@ -177,7 +163,5 @@ func TestARepeatedOrderIsOneRow(t *testing.T) {
 			"SELECT any(aggregates['all']) FROM people":                                         fmt.Sprint(events),
 		})
 	})
-	if s := p.stop(); s != 130 {
-		t.Errorf("exit status %d after SIGTERM, want 130", s)
-	}
+	p.stop()
 }

@@ -1,41 +1,26 @@
 package e2e
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"sync"
 	"testing"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
-
-	"github.com/millstream-io/millstream/internal/testenv"
 )
 
-const outagePipeline = `
-pipeline: ${NAME}
-kafka: {brokers: "${BROKERS}", partitions: 2}
-sources:
-  web: {http: {listen: "127.0.0.1:0", write_keys: {site: key}}}
-stages:
+const outagePipeline = onTheWeb + `stages:
   - clean
   - dedup
   - profile: {orders: {count: events, event: Order Completed}}
   - segment: {buyer: orders >= 1}
 sinks:
   analytics: {clickhouse: {url: "http://127.0.0.1:1"}}
-  crm:
-    webhook: {url: "${CRM}", secret: "${SECRET}", allow: ["127.0.0.0/8"]}
-    when: entered("buyer")
-  healthy:
-    webhook: {url: "${HEALTHY}", secret: "${SECRET}", allow: ["127.0.0.0/8"]}
-    when: entered("buyer")
-`
+` + receivers
 
 // hooks is a receiver that answers as told and keeps what it accepted.
 type hooks struct {
@@ -56,7 +41,7 @@ type signed struct {
 }
 
 // answer decides what to do with the n-th request: a status, or 0 to cut the connection.
-func newHooks(t *testing.T, secret string, answer func(n int) int) *hooks {
+func newHooks(t *testing.T, answer func(n int) int) *hooks {
 	t.Helper()
 	wh, err := standardwebhooks.NewWebhook(secret)
 	if err != nil {
@@ -119,22 +104,18 @@ func (h *hooks) count() int {
 // answers 500, then cuts the connection, then accepts: HTTP answers 200 all the time, the healthy receiver has everything
 // without waiting for the other, and in the end, a kill between, both have each message, with one id over all tries.
 func TestADeadReceiverAndAnAbsentClickHouseHoldUpNothingElse(t *testing.T) {
-	testenv.EachBroker(t, func(t *testing.T, brokers []string) {
+	eachBroker(t, func(t *testing.T, brokers []string) {
 		if c, err := net.Dial("tcp", "127.0.0.1:1"); err == nil {
 			c.Close()
 			t.Skip("needs a closed port 1: something listens there")
 		}
-		secret := "whsec_" + base64.StdEncoding.EncodeToString([]byte("0123456789abcdef01234567"))
-		dead := newHooks(t, secret, func(n int) int { return []int{500, 0, 200}[min(n-1, 2)] })
-		healthy := newHooks(t, secret, func(int) int { return 200 })
-		p := start(t, write(t, outagePipeline), t.TempDir(), "NAME="+strings.ReplaceAll(testenv.Name(t), "-", "_"), "BROKERS="+brokers[0],
-			"CRM="+dead.server.URL, "HEALTHY="+healthy.server.URL, "SECRET="+secret)
+		dead := newHooks(t, func(n int) int { return []int{500, 0, 200}[min(n-1, 2)] })
+		healthy := newHooks(t, func(int) int { return 200 })
+		_, env := on(t, brokers, "CRM="+dead.server.URL, "HEALTHY="+healthy.server.URL)
+		p := start(t, write(t, outagePipeline), t.TempDir(), env...)
 		const people = 20
 		for i := range people {
-			body := fmt.Sprintf(`{"batch":[{"messageId":"m%d","type":"track","event":"Order Completed","userId":"u%d"}]}`, i, i)
-			if s := post(p.http(), body); s != 200 {
-				t.Fatalf("post %d was answered with %d although only ClickHouse is away", i, s)
-			}
+			p.once(t, fmt.Sprintf(`{"messageId":"m%d","type":"track","event":"Order Completed","userId":"u%d"}`, i, i))
 		}
 		reached := func(h *hooks, what string) {
 			t.Helper()

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -23,9 +22,6 @@ import (
 
 // What the tests of people have in common: who somebody is by file sink, ClickHouse and receiver.
 
-// peopleSecret signs the webhooks of these tests.
-var peopleSecret = "whsec_" + base64.StdEncoding.EncodeToString([]byte("0123456789abcdef01234567"))
-
 // naming turns identifiers into ids as a pipeline with this key does, so that tests can name a profile.
 type naming struct{ *pipeline.Identities }
 
@@ -45,6 +41,7 @@ type person struct {
 	Traits      map[string]string   `json:"traits"`
 	Aggregates  map[string]float64  `json:"aggregates"`
 	Segments    []string            `json:"segments"`
+	Scores      map[string]float64  `json:"scores"` // not in String: they change with time
 }
 
 // String is what must be equal in all places; what is zero may be absent.
@@ -69,8 +66,12 @@ type notice struct {
 		Into      string
 		From      string
 		Segment   string
+		Score     string
+		Value     float64
 		Cause     string
-		Profile   person
+		// EffectiveAt is since when a transition is so.
+		EffectiveAt string `json:"effective_at"`
+		Profile     person
 	}
 }
 
@@ -163,7 +164,7 @@ type inbox struct {
 
 func newInbox(t *testing.T) *inbox {
 	t.Helper()
-	wh, err := standardwebhooks.NewWebhook(peopleSecret)
+	wh, err := standardwebhooks.NewWebhook(secret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,17 +214,6 @@ func (b *inbox) check(t *testing.T) {
 	if len(b.wrong) > 0 {
 		t.Errorf("%d wrong webhooks, the first: %s", len(b.wrong), b.wrong[0])
 	}
-}
-
-// batch posts events until they are taken.
-func (p *process) batch(t *testing.T, events ...string) {
-	t.Helper()
-	eventually(t, func() error {
-		if s := post(p.http(), `{"batch":[`+strings.Join(events, ",")+`]}`); s != 200 {
-			return fmt.Errorf("the batch was answered with %d", s)
-		}
-		return nil
-	})
 }
 
 // identity runs a command of `millstream identity` and returns what it says and its exit status.

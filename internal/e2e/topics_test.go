@@ -10,24 +10,20 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
-
-	"github.com/millstream-io/millstream/internal/testenv"
 )
 
 // TestAnOutsideClientReadsWhatWasPosted looks at the topics with a Kafka client that Millstream does not use: only the
 // documented ones are there, and the values of `events` are the bytes that were posted.
 func TestAnOutsideClientReadsWhatWasPosted(t *testing.T) {
-	testenv.EachBroker(t, func(t *testing.T, brokers []string) {
-		name := testenv.Name(t)
-		p := start(t, write(t, survivePipeline), t.TempDir(), "NAME="+name, "BROKERS="+brokers[0], "OUT="+t.TempDir())
+	eachBroker(t, func(t *testing.T, brokers []string) {
+		name, env := on(t, brokers, "OUT="+t.TempDir())
+		p := start(t, write(t, survivePipeline), t.TempDir(), env...)
 		posted := []string{
 			`{ "messageId":"a", "type":"track","event":"X","userId":"u1","properties":{"n":1.10,"n":2, "ü":"\u00fc"} }`,
 			`{"type":"nonsense","messageId":"b"}`,
 			`[1,2]`,
 		}
-		if s := post(p.http(), `{"batch":[`+strings.Join(posted, " , ")+`]}`); s != 200 {
-			t.Fatalf("the batch was answered with %d, want 200", s)
-		}
+		p.once(t, strings.Join(posted, " , "))
 		got := consume(t, brokers, name+".events", len(posted))
 		slices.Sort(got)
 		slices.Sort(posted)
@@ -43,10 +39,7 @@ func TestAnOutsideClientReadsWhatWasPosted(t *testing.T) {
 
 func consume(t *testing.T, brokers []string, topic string, n int) []string {
 	t.Helper()
-	c, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := client(t, brokers, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -64,10 +57,7 @@ func consume(t *testing.T, brokers []string, topic string, n int) []string {
 // topics lists the topics with that prefix, without it.
 func topics(t *testing.T, brokers []string, prefix string) []string {
 	t.Helper()
-	c, err := kgo.NewClient(kgo.SeedBrokers(brokers...))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := client(t, brokers)
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()

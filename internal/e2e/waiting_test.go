@@ -19,6 +19,7 @@ sinks:
 
 // TestWaitingForKafkaEnds starts pipelines whose broker never comes, and ends the wait in the three ways that there are.
 func TestWaitingForKafkaEnds(t *testing.T) {
+	t.Parallel()
 	kafka := newDoor(t, "").address // nobody opens it
 	begin := func(t *testing.T, listen string, args ...string) *process {
 		t.Helper()

@@ -42,7 +42,7 @@ var sharedKafka = sync.OnceValues(func() (*Broker, error) {
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	if err := atEnd(func() { b.Close(); os.RemoveAll(dir) }); err != nil {
+	if err := AtEnd(func() { b.Close(); os.RemoveAll(dir) }); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil

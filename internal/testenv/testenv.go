@@ -39,7 +39,7 @@ func Main(m *testing.M, setup ...func() (cleanup func(), err error)) {
 			code = 1
 			break
 		}
-		_ = atEnd(cleanup) // there is a Main
+		_ = AtEnd(cleanup) // there is a Main
 	}
 	if code == 0 {
 		code = m.Run()
@@ -53,8 +53,8 @@ func Main(m *testing.M, setup ...func() (cleanup func(), err error)) {
 	os.Exit(code)
 }
 
-// atEnd keeps f for the end of Main.
-func atEnd(f func()) error {
+// AtEnd keeps f for the end of Main, in the reverse order of the calls. It is an error if the package does not use Main.
+func AtEnd(f func()) error {
 	processes.Lock()
 	defer processes.Unlock()
 	if !processes.main {
