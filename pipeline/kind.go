@@ -57,6 +57,16 @@ type Deps struct {
 	Kafka func(ctx context.Context, at *KafkaAddress) (KafkaClient, error)
 	// Say tells the operator one line on standard error, such as "http http://127.0.0.1:8080".
 	Say func(line string)
+	// Clock is by which a source stamps what it receives; nil is time.Now. See Now.
+	Clock func() time.Time
+}
+
+// Now is the time by the clock.
+func (d *Deps) Now() time.Time {
+	if d.Clock == nil {
+		return time.Now()
+	}
+	return d.Clock()
 }
 
 // Tasks of a pipeline. A sink's task is "sink.<name>".

@@ -115,6 +115,10 @@ func (s *services) run(ctx context.Context, plan *pipeline.Plan, wait time.Durat
 			return err
 		}
 	}
+	now, err := clockFrom(os.Getenv("MILLSTREAM_CLOCK"))
+	if err != nil {
+		return err
+	}
 	connect := func(ctx context.Context) (*broker.Cluster, error) {
 		if wait > 0 {
 			var cancel context.CancelFunc
@@ -124,7 +128,7 @@ func (s *services) run(ctx context.Context, plan *pipeline.Plan, wait time.Durat
 		return broker.Dial(ctx, broker.Config{Brokers: addresses, InstanceID: instance, Logger: s.logger,
 			TLS: secured, SASL: plan.Kafka.SASL, Replication: plan.Kafka.Replication})
 	}
-	options := engine.Options{Connect: connect, Data: s.data, Logger: s.logger, Say: s.say, Counters: counters, Grace: grace, Step: killAt(os.Getenv("MILLSTREAM_KILL_AT")),
+	options := engine.Options{Connect: connect, Data: s.data, Logger: s.logger, Say: s.say, Counters: counters, Grace: grace, Step: killAt(os.Getenv("MILLSTREAM_KILL_AT")), Now: now,
 		ClickHouse: func(context.Context) (string, error) { return s.startClickHouse(background) }}
 	return endWithin(ctx, grace+unwinding, s.logger, func() error { return engine.Run(ctx, plan, options) })
 }
@@ -255,6 +259,20 @@ func instanceID(data string) (string, error) {
 		return "", fmt.Errorf("write the instance id: %w", err)
 	}
 	return id, nil
+}
+
+// clockFrom makes the clock of tests about time: it shows that time now, RFC 3339, and goes on. Without it there is none, which
+// is the real one.
+func clockFrom(text string) (func() time.Time, error) {
+	if text == "" {
+		return nil, nil
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return nil, fmt.Errorf("read MILLSTREAM_CLOCK: %w", err)
+	}
+	begun := time.Now()
+	return func() time.Time { return at.Add(time.Since(begun)) }, nil
 }
 
 // killAt makes the step hook of crash tests: "committed:3" kills the process when it reaches the step "committed" for the

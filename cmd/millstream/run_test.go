@@ -35,3 +35,21 @@ func TestEndWithin(t *testing.T) {
 		t.Errorf("said %q of what hangs", &log)
 	}
 }
+
+// TestClockFrom reads the clock of tests about time.
+func TestClockFrom(t *testing.T) {
+	if now, err := clockFrom(""); now != nil || err != nil {
+		t.Errorf("without a time there is a clock, or %v", err)
+	}
+	if _, err := clockFrom("tomorrow"); err == nil {
+		t.Error("tomorrow is a time")
+	}
+	now, err := clockFrom("2026-02-02T12:00:00Z")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 2, 2, 12, 0, 0, 0, time.UTC)
+	if first := now(); first.Before(at) || now().Before(first) || first.After(at.Add(time.Hour)) {
+		t.Errorf("the clock shows %v, want some moments after %v", first, at)
+	}
+}

@@ -65,7 +65,7 @@ type Options struct {
 	// Step, if set, is called with a name between every two steps that a crash could separate. Tests kill the process there.
 	Step     func(name string)
 	Counters *Counters // nil: not counted
-	// Now is the clock by which timers are due; time.Now if nil.
+	// Now is the clock by which sources stamp what they receive, and by which timers are due; time.Now if nil.
 	Now func() time.Time
 }
 

@@ -38,7 +38,7 @@ func (e *engine) runSink(ctx context.Context, s *pipeline.SinkPlan) error {
 
 // deps is what a source or sink gets from the program. Its lines say themselves whose they are.
 func (e *engine) deps(what, name string) pipeline.Deps {
-	return pipeline.Deps{Logger: e.Logger, Data: filepath.Join(e.Data, what+"s", name), ClickHouse: e.ClickHouse, Kafka: e.kafkaClient, Say: e.Say}
+	return pipeline.Deps{Logger: e.Logger, Data: filepath.Join(e.Data, what+"s", name), ClickHouse: e.ClickHouse, Kafka: e.kafkaClient, Say: e.Say, Clock: e.Now}
 }
 
 // runPlainSink runs the task of a Sink: Write first, then one transaction with its state, what it logs and the position.

@@ -105,7 +105,7 @@ func (b *batcher) read(f found, final bool) error {
 			return err
 		}
 		if len(b.records) == 0 {
-			b.at = time.Now().UTC().Truncate(time.Millisecond)
+			b.at = s.deps.Now().UTC().Truncate(time.Millisecond)
 		}
 		var ev pipeline.Event
 		ev, b.arena = r.event(row, b.at, b.arena)

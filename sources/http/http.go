@@ -176,7 +176,7 @@ func (s *Source) collect(w http.ResponseWriter, r *http.Request, typ string) *re
 	if ref != nil {
 		return ref
 	}
-	at := time.Now().UTC().Truncate(time.Millisecond)
+	at := s.deps.Now().UTC().Truncate(time.Millisecond)
 	p, err := split(body)
 	if key == "" && len(s.keys) > 0 && (err != nil || !s.keys.admit(p.writeKey)) {
 		return unknownKey

@@ -84,7 +84,7 @@ func (p *partition) read(ctx context.Context) (err error) {
 // piece makes the events of a batch.
 func (p *partition) piece(b *pipeline.Batch) *piece {
 	out := &piece{id: p.id, next: map[int32]int64{p.number: b.Next}, records: make([]pipeline.Record, 0, len(b.Records))}
-	at := time.Now().UTC().Truncate(time.Millisecond)
+	at := p.source.deps.Now().UTC().Truncate(time.Millisecond)
 	var arena []byte
 	bad := 0
 	for i := range b.Records {
