@@ -287,7 +287,7 @@ func TestCycle(t *testing.T) {
 // one.
 func TestHubs(t *testing.T) {
 	s := story(t, 5)
-	const n = 1000
+	const n = 10_000
 	for i := range n {
 		s.say("", fmt.Sprintf("userId:U%d email:info@example.com", i), "10:00", 0)
 		id := fmt.Sprint("s", i)
@@ -298,6 +298,10 @@ func TestHubs(t *testing.T) {
 	all := s.persons()
 	if v := all[s.user("V")]; len(all) != n+1 || v.values["orders"] != float64(n) {
 		t.Errorf("%d people, V %+v", len(all), v)
+	}
+	s.apply(s.regroup, len(s.log))
+	if _, members, err := s.regroup.e.links.Members(s.user("V")); err != nil || len(members) != 1 {
+		t.Errorf("V has %d identifiers, %v", len(members), err)
 	}
 	if len(s.log) > 100 { // the first few states of the address, then nobody states it any more
 		t.Errorf("%d operations for an address that identifies nobody", len(s.log))
