@@ -162,12 +162,14 @@ func (p *process) died() {
 	}
 }
 
-// stop ends a pipeline in good order.
-func (p *process) stop() {
+// stop ends a pipeline in good order and returns its exit status; another one than 130 is an error.
+func (p *process) stop() int {
 	p.t.Helper()
-	if s := p.terminate(); s != 130 {
+	s := p.terminate()
+	if s != 130 {
 		p.t.Errorf("exit status %d after SIGTERM, want 130", s)
 	}
+	return s
 }
 
 // terminate ends the process with SIGTERM and returns its exit status.
