@@ -31,7 +31,7 @@ func TestBadEventsAreDeadLettersAndTheirNeighboursPass(t *testing.T) {
 		}
 		events = append(events, bad["type_missing"], bad["field_type"], bad["properties"], bad["not_utf8"],
 			`{"messageId":"n1","type":"track","event":"X","userId":"null"}`)
-		p.once(t, events...)
+		p.batch(t, events...)
 		p.answers(t, data, patience, map[string]string{
 			"SELECT count(), countIf(primary_id = toUUID('00000000-0000-0000-0000-000000000000')) FROM events": "6\t1",
 			"SELECT count() FROM people":                  "5",

@@ -114,7 +114,7 @@ func TestExplanationsOfARunningPipeline(t *testing.T) {
 		`{"messageId":"n1","type":"track","event":"X","userId":"null"}`,
 	}
 	for i, e := range events { // one by one: what comes first is first
-		p.once(t, e)
+		p.batch(t, e)
 		switch i {
 		case 0: // the visitor is known before the login
 			p.answers(t, data, patience, map[string]string{"SELECT count() FROM people": "1"})
@@ -277,12 +277,12 @@ func explainsEvents(t *testing.T, ask asker, file string) {
 // explainsBlocked asks about an identifier that an operator has blocked: what comes under it alone belongs to nobody else.
 func (p *process) explainsBlocked(t *testing.T, ask asker, file, data string) {
 	t.Helper()
-	p.once(t, `{"messageId":"b1","type":"track","event":"X","userId":"u7","anonymousId":"a7"}`)
+	p.batch(t, `{"messageId":"b1","type":"track","event":"X","userId":"u7","anonymousId":"a7"}`)
 	p.answers(t, data, patience, map[string]string{"SELECT count() FROM events WHERE message_id = 'b1'": "1"})
 	expect(t, ask("profile", "get", file, "anonymous_id:a7", "--json").answer(t), false, "ambiguous")
 	ask("identity", "block", file, "anonymous_id:a7", "--json").answer(t)
 	p.answers(t, data, patience, map[string]string{"SELECT count() FROM merges WHERE rule = 'block'": "1"})
-	p.once(t, `{"messageId":"b2","type":"track","event":"X","anonymousId":"a7"}`)
+	p.batch(t, `{"messageId":"b2","type":"track","event":"X","anonymousId":"a7"}`)
 	p.answers(t, data, patience, map[string]string{"SELECT count() FROM people AS p INNER JOIN events AS e ON e.primary_id = p.person_id WHERE message_id = 'b2'": "1"})
 	o := ask("profile", "get", file, "anonymous_id:a7", "--json").answer(t)
 	expect(t, o, true, "ambiguous")

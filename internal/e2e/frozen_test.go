@@ -24,13 +24,11 @@ func TestStopWhileTheBrokerIsFrozen(t *testing.T) {
 	_, env := on(t, []string{address}, "OUT="+out)
 	p := start(t, write(t, frozenPipeline), t.TempDir(), env...)
 	acknowledged := 0
-	send := func(to string, i int) int {
-		return post(to, fmt.Sprintf(`{"batch":[{"messageId":"m%d","type":"track","event":"A","userId":"u%d"}]}`, i, i))
+	event := func(i int) string {
+		return fmt.Sprintf(`{"messageId":"m%d","type":"track","event":"A","userId":"u%d"}`, i, i)
 	}
-	for web := p.http(); acknowledged < 50; acknowledged++ {
-		if s := send(web, acknowledged); s != 200 {
-			t.Fatalf("event %d was answered with %d", acknowledged, s)
-		}
+	for ; acknowledged < 50; acknowledged++ {
+		p.batch(t, event(acknowledged))
 	}
 	if err := b.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -41,7 +39,7 @@ func TestStopWhileTheBrokerIsFrozen(t *testing.T) {
 		t.Fatalf("the broker is not frozen: %v, %v", status, err)
 	}
 	refused := make(chan int, 1)
-	go func() { refused <- send(p.http(), acknowledged) }()
+	go func() { refused <- post(p.http(), batch(event(acknowledged))) }()
 	p.stop()
 	if s := <-refused; s == 200 {
 		t.Error("an event was acknowledged that no broker has taken")
@@ -57,9 +55,7 @@ func TestStopWhileTheBrokerIsFrozen(t *testing.T) {
 		t.Fatal(err)
 	}
 	p = start(t, p.cmd.Args[2], p.cmd.Args[4], env...)
-	if s := send(p.http(), acknowledged); s != 200 {
-		t.Fatalf("after the broker came back: %d", s)
-	}
+	p.batch(t, event(acknowledged))
 	acknowledged++
 	eventually(t, func() error {
 		lines, err := fileLines(out)

@@ -113,7 +113,7 @@ func TestATopicIsMadeAgainWhileItIsRead(t *testing.T) {
 			for i := range 20 {
 				events = append(events, fmt.Sprintf(`{"messageId":"%s-%d","userId":"u%d"}`, prefix, i, i))
 			}
-			p.once(t, events...)
+			p.batch(t, events...)
 		}
 		bad("old")
 		p.answers(t, data, patience, map[string]string{"SELECT count() FROM dead_letters": "20"})

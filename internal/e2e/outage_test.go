@@ -115,7 +115,12 @@ func TestADeadReceiverAndAnAbsentClickHouseHoldUpNothingElse(t *testing.T) {
 		p := start(t, write(t, outagePipeline), t.TempDir(), env...)
 		const people = 20
 		for i := range people {
-			p.once(t, fmt.Sprintf(`{"messageId":"m%d","type":"track","event":"Order Completed","userId":"u%d"}`, i, i))
+			order := fmt.Sprintf(`{"messageId":"m%d","type":"track","event":"Order Completed","userId":"u%d"}`, i, i)
+			if i == 0 { // the pipeline may have to wait for Kafka yet
+				p.batch(t, order)
+			} else if s := post(p.http(), batch(order)); s != 200 {
+				t.Fatalf("post %d was answered with %d although only ClickHouse is away", i, s)
+			}
 		}
 		reached := func(h *hooks, what string) {
 			t.Helper()

@@ -86,7 +86,7 @@ func eachBroker(t *testing.T, test func(t *testing.T, brokers []string)) {
 	})
 }
 
-// batch posts events until they are taken.
+// batch posts events until they are taken: a client comes again as long as Kafka is not ready.
 func (p *process) batch(t *testing.T, events ...string) {
 	t.Helper()
 	eventually(t, func() error {
@@ -95,14 +95,6 @@ func (p *process) batch(t *testing.T, events ...string) {
 		}
 		return nil
 	})
-}
-
-// once posts events, which must be taken at once.
-func (p *process) once(t *testing.T, events ...string) {
-	t.Helper()
-	if s := post(p.http(), batch(events...)); s != 200 {
-		t.Fatalf("the batch was answered with %d, want 200", s)
-	}
 }
 
 // batch is the body of a post.

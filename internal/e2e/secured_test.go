@@ -40,7 +40,7 @@ func TestKafkaWithTLSAndALogin(t *testing.T) {
 	_, env := on(t, []string{kafka.Secured(testenv.LoginTLS)}, "CA="+trusted, "OUT="+out)
 	p := start(t, file, t.TempDir(), append(env, "PASSWORD=hunter2hunter2")...)
 	for i := range 3 {
-		p.once(t, fmt.Sprintf(`{"messageId":"m%d","type":"track","event":"A","userId":"u%d"}`, i, i))
+		p.batch(t, fmt.Sprintf(`{"messageId":"m%d","type":"track","event":"A","userId":"u%d"}`, i, i))
 	}
 	eventually(t, func() error {
 		lines, err := fileLines(out)

@@ -23,7 +23,7 @@ func TestAnOutsideClientReadsWhatWasPosted(t *testing.T) {
 			`{"type":"nonsense","messageId":"b"}`,
 			`[1,2]`,
 		}
-		p.once(t, strings.Join(posted, " , "))
+		p.batch(t, strings.Join(posted, " , "))
 		got := consume(t, brokers, name+".events", len(posted))
 		slices.Sort(got)
 		slices.Sort(posted)
