@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,7 +29,7 @@ var program string
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue { // nobody has chosen
-		if err := f.Value.Set(strconv.Itoa(sideBySide * runtime.GOMAXPROCS(0))); err != nil {
+		if err := f.Value.Set(strconv.Itoa(sideBySide)); err != nil {
 			panic(err)
 		}
 	}
@@ -48,8 +47,9 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// sideBySide is how many tests run at a time per processor: most wait for servers, their ends and their time-outs.
-const sideBySide = 3
+// sideBySide is how many tests run at a time unless -parallel says so: more than processors, for most wait for servers, their ends
+// and their time-outs, and no more than have room in memory with their ClickHouse.
+const sideBySide = 6
 
 // process is a running `millstream run`.
 type process struct {
