@@ -291,10 +291,7 @@ func TestStopWhileAForeignClusterIsFrozen(t *testing.T) {
 	}
 	buy("u1")
 	arrived(1)
-	if err := b.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = b.cmd.Process.Signal(syscall.SIGCONT) }()
+	freeze(t, b)
 	p.stop()
 	if p.said("the pipeline does not stop") > 0 {
 		t.Error("the engine did not return")
