@@ -96,8 +96,11 @@ func killAtRandom(t *testing.T, brokers []string, mode string, rounds int) {
 	ask("SELECT concat(toString(count()), ' ', toString(uniqExact(message_id)), ' ', toString(sum(revenue))) FROM events", fmt.Sprintf("%d %d %s", posts, posts, "499600"))
 	ask("SELECT concat(toString(count()), ' ', toString(sum(aggregates['orders'])), ' ', toString(round(sum(aggregates['revenue']), 2))) FROM people", fmt.Sprintf("%d %d 499600", people, posts))
 	ask("SELECT concat(toString(count()), ' ', toString(uniqExact(transition_id))) FROM segment_log", fmt.Sprintf("%d %d", 2*people, 2*people))
+	eventually(t, func() error { return checkFile(out, people, posts) }) // its task may have waited longer for dead members
 	p.stop()
-	checkFile(t, out, people, posts)
+	if err := checkFile(out, people, posts); err != nil {
+		t.Errorf("after the end: %v", err)
+	}
 }
 
 // restart starts the process again after its death, with what the mode leaves of the data folder.
@@ -134,11 +137,10 @@ func restart(t *testing.T, p *process, round int, mode, file, data, old string, 
 }
 
 // checkFile checks the messages that a file sink wrote: each id once, two transitions a person, and in the end all orders.
-func checkFile(t *testing.T, dir string, people, orders int) {
-	t.Helper()
+func checkFile(dir string, people, orders int) error {
 	lines, err := fileLines(dir)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	ids := map[string]bool{}
 	last := map[string]float64{}
@@ -154,10 +156,10 @@ func checkFile(t *testing.T, dir string, people, orders int) {
 			}
 		}
 		if err := json.Unmarshal([]byte(l), &m); err != nil {
-			t.Fatalf("line %q: %v", l, err)
+			return fmt.Errorf("line %q: %w", l, err)
 		}
 		if ids[m.ID] {
-			t.Errorf("message %s of type %s stands twice", m.ID, m.Type)
+			return fmt.Errorf("message %s of type %s stands twice", m.ID, m.Type)
 		}
 		ids[m.ID] = true
 		if m.Type == "segment.entered" {
@@ -170,6 +172,7 @@ func checkFile(t *testing.T, dir string, people, orders int) {
 		total += n
 	}
 	if entered != 2*people || len(last) != people || int(total) != orders {
-		t.Errorf("%d entered, %d profiles, %v orders in the file; want %d, %d, %d", entered, len(last), total, 2*people, people, orders)
+		return fmt.Errorf("%d entered, %d profiles, %v orders in the file; want %d, %d, %d", entered, len(last), total, 2*people, people, orders)
 	}
+	return nil
 }
