@@ -23,6 +23,7 @@ import (
 	"github.com/millstream-io/millstream/pipeline/links"
 	"github.com/millstream-io/millstream/pipeline/state"
 	"github.com/millstream-io/millstream/stages/clean"
+	"github.com/millstream-io/millstream/stages/dedup"
 	"github.com/millstream-io/millstream/stages/identity"
 	"github.com/millstream-io/millstream/stages/profile"
 	"github.com/millstream-io/millstream/stages/segment"
@@ -42,13 +43,14 @@ type variant struct {
 	kinds               string   // of operations: u unlink, b block, f unblock
 	rare                []uint64 // seeds that find what few others do
 	crashes             bool
+	again               bool // some events come twice
 }
 
 var variants = []variant{
-	{name: "links", users: 6, mails: 4, anons: 14, limit: 99, shared: 99, events: 160},
-	{name: "unlinks", users: 6, mails: 4, anons: 14, limit: 99, shared: 99, events: 160, operators: 20, kinds: "uuubf"},
-	{name: "limits", users: 6, mails: 4, anons: 14, limit: 1, shared: 2, events: 160, operators: 15, kinds: "uuubff"},
-	{name: "all", users: 6, mails: 4, anons: 14, limit: 1, shared: 2, events: 160, operators: 15, kinds: "uuubff", crashes: true},
+	{name: "links", users: 6, mails: 4, anons: 14, limit: 99, shared: 99, events: 160, again: true},
+	{name: "unlinks", users: 6, mails: 4, anons: 14, limit: 99, shared: 99, events: 160, operators: 20, kinds: "uuubf", again: true},
+	{name: "limits", users: 6, mails: 4, anons: 14, limit: 1, shared: 2, events: 160, operators: 15, kinds: "uuubff", again: true},
+	{name: "all", users: 6, mails: 4, anons: 14, limit: 1, shared: 2, events: 160, operators: 15, kinds: "uuubff", crashes: true, again: true},
 	{name: "storm", users: 4, mails: 3, anons: 6, limit: 2, shared: 2, events: 90, operators: 40, kinds: "uubfff", crashes: true, rare: []uint64{28}},
 }
 
@@ -103,6 +105,55 @@ func TestUnlinkRestores(t *testing.T) {
 			}
 			s.verify()
 		})
+	}
+}
+
+// OrderIsNothing: the same events, in any order of arrival, some of them twice, make the same people with the same data in
+// the same segments, as long as no limit refuses a link: which one a limit refuses depends on which came first.
+func TestOrderIsNothing(t *testing.T) {
+	v := variants[0]
+	for seed := range uint64(4) {
+		want := ""
+		for order := range uint64(5) {
+			s := newPeople(t, v, 2000+seed)
+			s.Rand = rand.New(rand.NewPCG(order, seed))
+			for _, events := range s.events {
+				s.Shuffle(len(events), func(i, k int) { events[i], events[k] = events[k], events[i] })
+				for i := range events {
+					events[i].Offset = int64(i)
+				}
+			}
+			s.settle()
+			s.verify()
+			if got := s.picture(); want == "" {
+				want = got
+			} else if got != want {
+				t.Fatalf("seed %d: one order gives\n%sand order %d\n%s", seed, want, order, got)
+			}
+		}
+	}
+}
+
+// ReplayEqualsLive: events that are read again from the beginning, beside the link log as it is, make the people that the log
+// and the events made when they came: what an operator took apart stays apart.
+func TestReplayEqualsLive(t *testing.T) {
+	v := variants[1]
+	v.kinds, v.crashes = "u", true
+	for seed := range uint64(8) {
+		live := newPeople(t, v, 3000+seed)
+		live.settle()
+		live.verify()
+		replay := newPeople(t, v, 3000+seed)
+		replay.Rand = rand.New(rand.NewPCG(seed, 11))
+		replay.log, replay.history, replay.operated = slices.Clone(live.log), slices.Clone(live.history), v.operators
+		for _, a := range replay.resolve {
+			replay.apply(a, len(replay.log))
+		}
+		replay.settle()
+		replay.verify()
+		if want, got := live.picture(), replay.picture(); got != want {
+			t.Fatalf("seed %d: live\n%sreplayed\n%s", seed, want, got)
+		}
 	}
 }
 
@@ -183,6 +234,9 @@ func newPeople(t *testing.T, v variant, seed uint64) *people {
 	}
 	for i := range v.events {
 		s.newEvent(i)
+		if v.again && s.IntN(10) == 0 {
+			s.repeatEvent()
+		}
 	}
 	return s
 }
@@ -202,7 +256,7 @@ func (s *people) build() {
 	if s.traps {
 		config["profile"], config["segment"] = trapProfile(), trapSegments()
 	}
-	for _, k := range []pipeline.StageKind{clean.Kind, identity.Kind, profile.Kind, segment.Kind} {
+	for _, k := range []pipeline.StageKind{clean.Kind, dedup.Kind, identity.Kind, profile.Kind, segment.Kind} {
 		c := k.Config()
 		if config[k.Name] != nil {
 			c = config[k.Name]
@@ -347,6 +401,17 @@ func (s *people) newEvent(n int) {
 	s.send(anon%resolvers, id, pipeline.Millis(1_700_000_000_000+int64(n)*1000),
 		fmt.Sprintf(`{"type":"track","event":%q,"messageId":%q,%s"timestamp":"2023-11-14T22:00:00Z","properties":{"value":%d}%s}`, name, id, ids, f.value, traits))
 	s.facts[id] = f
+}
+
+// repeatEvent lets an event come a second time.
+func (s *people) repeatEvent() {
+	events := &s.events[s.IntN(resolvers)]
+	if len(*events) == 0 {
+		return
+	}
+	again := (*events)[s.IntN(len(*events))]
+	again.Offset = int64(len(*events))
+	*events = append(*events, again)
 }
 
 // send gives a resolver an event to come; -1: the one of its partition key, as sources do.
