@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/millstream-io/millstream/pipeline"
 )
 
 // ChildOptions says how to run the embedded broker as a child process.
@@ -97,7 +99,7 @@ func (c *Child) supervise(ctx context.Context, started chan<- error) {
 		case ctx.Err() != nil:
 		case err != nil:
 			c.o.Logger.Error("start the embedded broker again", "error", err)
-			if sleep(ctx, time.Second) != nil {
+			if pipeline.Sleep(ctx, time.Second) != nil {
 				return
 			}
 			continue
@@ -135,7 +137,7 @@ func (c *Child) ensure(ctx context.Context) (*process, string, error) {
 			if !p.alive() {
 				break
 			}
-			if err := sleep(ctx, 20*time.Millisecond); err != nil {
+			if err := pipeline.Sleep(ctx, 20*time.Millisecond); err != nil {
 				p.stop()
 				return nil, "", err
 			}
@@ -143,7 +145,7 @@ func (c *Child) ensure(ctx context.Context) (*process, string, error) {
 		if c.free() && p.failed() { // it did not lose the folder to another process: it cannot start
 			return nil, "", fmt.Errorf("%s ended: %w", filepath.Base(c.o.Binary), p.err)
 		}
-		if err := sleep(ctx, childWatch); err != nil {
+		if err := pipeline.Sleep(ctx, childWatch); err != nil {
 			return nil, "", err
 		}
 	}
@@ -175,7 +177,7 @@ func (c *Child) free() bool {
 
 // watchOther waits until the broker of another process is gone.
 func (c *Child) watchOther(ctx context.Context) {
-	for sleep(ctx, childWatch) == nil && !c.free() {
+	for pipeline.Sleep(ctx, childWatch) == nil && !c.free() {
 	}
 }
 

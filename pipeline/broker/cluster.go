@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+
+	"github.com/millstream-io/millstream/pipeline"
 )
 
 const (
@@ -100,7 +102,7 @@ func (c *Cluster) retry(ctx context.Context, what string, f func() error) error 
 			return fmt.Errorf("%w (last: %w)", end, err)
 		}
 		say.about(err)
-		if end := sleep(ctx, wait); end != nil {
+		if end := pipeline.Sleep(ctx, wait); end != nil {
 			return fmt.Errorf("%w (last: %w)", end, err)
 		}
 		wait = min(2*wait, retryMost)

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -202,16 +201,4 @@ func (c Config) fetch() *sarama.Config {
 	s := c.client()
 	s.Net.MaxOpenRequests = 1
 	return s
-}
-
-// sleep waits for d or the end of ctx, whose cause it then returns.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
 }

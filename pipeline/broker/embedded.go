@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/millstream-io/millstream/pipeline"
 )
 
 // EmbeddedOptions says how to run the embedded broker.
@@ -181,7 +183,7 @@ func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
 		if !errors.Is(err, ErrInUse) || time.Now().After(end) {
 			return unlock, err
 		}
-		if err := sleep(ctx, 50*time.Millisecond); err != nil {
+		if err := pipeline.Sleep(ctx, 50*time.Millisecond); err != nil {
 			return nil, err
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+
+	"github.com/millstream-io/millstream/pipeline"
 )
 
 // Session is the membership under which one partition was assigned. Generation and member change under it at every
@@ -114,7 +116,7 @@ func (c *Cluster) consume(ctx context.Context, members sarama.ConsumerGroup, top
 		if err != nil {
 			say.about(err)
 		}
-		if sleep(ctx, wait) != nil {
+		if pipeline.Sleep(ctx, wait) != nil {
 			return nil
 		}
 		wait = min(2*wait, retryMost)

@@ -308,7 +308,7 @@ func (p *Producer) unhealthy() {
 			p.probing = false
 			p.mu.Unlock()
 		}()
-		for sleep(p.ctx, 500*time.Millisecond) == nil {
+		for pipeline.Sleep(p.ctx, 500*time.Millisecond) == nil {
 			if p.c.Ping() == nil {
 				p.healthy.Store(true)
 				return

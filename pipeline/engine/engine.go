@@ -291,15 +291,3 @@ func (e *engine) openStore(task string, r state.Retention) (*state.Store, error)
 	}
 	return s, nil
 }
-
-// wait sleeps for d or until ctx ends.
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
-}

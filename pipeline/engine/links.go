@@ -74,7 +74,7 @@ func (e *engine) followLinks(ctx context.Context) (err error) {
 
 // forgetOutcomes drops, now and then, what the regroup task has told to the profiles.
 func (e *engine) forgetOutcomes(ctx context.Context) error {
-	for wait(ctx, forgetEvery) == nil {
+	for pipeline.Sleep(ctx, forgetEvery) == nil {
 		p, err := e.Cluster.Committed(ctx, e.topic(taskRegroup), e.topic("links"), 0)
 		if err == nil && p.Offset > 0 {
 			err = e.links.Forget(p.Offset)

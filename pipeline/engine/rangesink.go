@@ -62,7 +62,7 @@ func (e *engine) runRangeSink(ctx context.Context, s *pipeline.SinkPlan, sink pi
 				continue
 			}
 			e.Logger.Error("sink failed; trying again", "sink", s.Name, "topic", a.Topic, "partition", a.Partition, "error", err)
-			if wait(ctx, pause) != nil {
+			if pipeline.Sleep(ctx, pause) != nil {
 				return nil
 			}
 		}

@@ -260,7 +260,7 @@ func (r *resumer) store(ctx context.Context, b *pipeline.Batch) error {
 		default:
 			return fmt.Errorf("produce %d records: %w", len(b.Records), err)
 		}
-		if err := wait(ctx, pause); err != nil {
+		if err := pipeline.Sleep(ctx, pause); err != nil {
 			return err
 		}
 	}

@@ -79,7 +79,7 @@ func (e *engine) runWatermark(ctx context.Context) error {
 		} else {
 			e.Logger.Debug("the watermark stands still", "error", err)
 		}
-		if err := wait(ctx, watermarkGap); err != nil {
+		if err := pipeline.Sleep(ctx, watermarkGap); err != nil {
 			return err
 		}
 	}

@@ -130,7 +130,7 @@ func (e *engine) own(ctx context.Context, t *task, a broker.Assignment) error {
 		if time.Since(begun) > time.Minute {
 			pause = 50 * time.Millisecond
 		}
-		if wait(ctx, pause) != nil {
+		if pipeline.Sleep(ctx, pause) != nil {
 			return nil
 		}
 	}
@@ -141,7 +141,7 @@ func (e *engine) standStill(ctx context.Context, t *task, partition int32, err e
 	for {
 		e.Logger.Error("partition stands still; nothing is lost, but nothing moves until this is mended and the process restarted",
 			"task", t.name, "partition", partition, "error", err)
-		if wait(ctx, alarmGap) != nil {
+		if pipeline.Sleep(ctx, alarmGap) != nil {
 			return
 		}
 	}
@@ -279,7 +279,7 @@ func (w *worker) process(ctx context.Context, b *pipeline.Batch) (*work, error) 
 	for try := 0; try < stageTries; try++ {
 		if try > 0 {
 			w.Logger.Warn("processing a batch again", "task", w.task.name, "partition", w.partition, "offset", b.Next, "error", err)
-			if err := wait(ctx, time.Duration(try)*200*time.Millisecond); err != nil {
+			if err := pipeline.Sleep(ctx, time.Duration(try)*200*time.Millisecond); err != nil {
 				return nil, err
 			}
 		}
@@ -334,7 +334,7 @@ func (w *worker) commit(ctx context.Context, records []pipeline.Record, next sta
 		default:
 			return err
 		}
-		if err := wait(ctx, pause); err != nil {
+		if err := pipeline.Sleep(ctx, pause); err != nil {
 			return err
 		}
 	}

@@ -98,22 +98,11 @@ func (s *sink) open(ctx context.Context, d pipeline.Deps, at *pipeline.KafkaAddr
 			d.Say(fmt.Sprintf("kafka %s: waiting for topic %s, which does not exist at %s", name, s.topic, strings.Join(at.Brokers, ",")))
 		}
 		if err == nil {
-			err = sleep(ctx, lookEvery)
+			err = pipeline.Sleep(ctx, lookEvery)
 		}
 		if err != nil {
 			_ = client.Close() // the error above says more
 			return err
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
 	}
 }

@@ -60,7 +60,7 @@ func (b *batcher) readAll() {
 			return
 		}
 		s.progress.end()
-		if s.form.once || !sleep(b.ctx, s.poll) {
+		if s.form.once || pipeline.Sleep(b.ctx, s.poll) != nil {
 			return
 		}
 	}

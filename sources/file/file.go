@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/google/uuid"
 
 	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/sources/outlet"
 )
 
 // Limits of batches and waits.
@@ -22,43 +22,28 @@ const (
 	maxBatchBytes   = 1 << 20
 	pollEvery       = 2 * time.Second // looks for new files and lines
 	settled         = 2               // polls without a change after which a last line without a line break is complete
-	nackPause       = 200 * time.Millisecond
-	nackPauseMax    = 5 * time.Second
-	drainTimeout    = 10 * time.Second // for the acknowledgement of the batch in flight
 )
 
 // Source reads files. One message carries up to 4,000 rows, of one or more files, and the position after them. The next
 // message comes after the acknowledgement, while the one after it is being read; a nacked batch comes again.
 type Source struct {
-	name  string
-	form  *form
-	deps  pipeline.Deps
-	poll  time.Duration // pollEvery
-	drain time.Duration // drainTimeout
+	name string
+	form *form
+	deps pipeline.Deps
+	poll time.Duration // pollEvery
 
 	files map[string]*fileState // by name
 	order []string              // of files, for the position
 
-	out     chan *message.Message
-	closing chan struct{}
-	done    chan struct{}
+	outlet *outlet.Outlet
 
 	mu     sync.Mutex
-	state  lifecycle
 	err    error
 	warned map[string]string // last problem of each file, so that it is said once
 
 	rows, raw atomic.Uint64
 	progress  *progress
 }
-
-type lifecycle int
-
-const (
-	idle lifecycle = iota
-	subscribed
-	closed
-)
 
 var _ pipeline.Resumer = (*Source)(nil)
 
@@ -70,8 +55,7 @@ func newSource(name string, f *form, d pipeline.Deps) *Source {
 		d.Say = func(string) {}
 	}
 	return &Source{
-		name: name, form: f, deps: d, poll: pollEvery, drain: drainTimeout, progress: newProgress(name, d.Say), files: map[string]*fileState{}, warned: map[string]string{},
-		out: make(chan *message.Message), closing: make(chan struct{}), done: make(chan struct{}),
+		name: name, form: f, deps: d, poll: pollEvery, outlet: outlet.New(), progress: newProgress(name, d.Say), files: map[string]*fileState{}, warned: map[string]string{},
 	}
 }
 
@@ -115,111 +99,48 @@ func (s *Source) Resume(stored []byte) error {
 // Subscribe starts to read. When ctx ends, the batch in flight is waited for, and the channel is closed; so it is at the
 // end of the files if the source reads them once. It can be called once.
 func (s *Source) Subscribe(ctx context.Context, _ string) (<-chan *message.Message, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.state != idle {
-		return nil, fmt.Errorf("subscribe to source %s: it was subscribed or closed before", s.name)
-	}
+	return s.outlet.Start(ctx, s.look, s.run)
+}
+
+// look tells of files that are not there, and refuses to wait for them if they are to be read once.
+func (s *Source) look() error {
 	files, err := list(s.form.patterns)
 	if err != nil && files == nil {
-		return nil, fmt.Errorf("source %s: %w", s.name, err)
+		return fmt.Errorf("source %s: %w", s.name, err)
 	}
 	if len(files) == 0 {
 		if s.form.once {
-			return nil, fmt.Errorf("source %s: no file matches %s", s.name, strings.Join(s.form.patterns, ", "))
+			return fmt.Errorf("source %s: no file matches %s", s.name, strings.Join(s.form.patterns, ", "))
 		}
 		s.deps.Say(fmt.Sprintf("file %s: waiting for %s", s.name, strings.Join(s.form.patterns, ", ")))
 	}
-	s.state = subscribed
-	go s.run(ctx)
-	return s.out, nil
+	return nil
 }
 
 // Close ends the source like the end of Subscribe's context and waits until nothing of it is running. It may be called
 // again, and before Subscribe.
 func (s *Source) Close() error {
-	s.mu.Lock()
-	was := s.state
-	if was != closed {
-		s.state = closed
-		close(s.closing)
-		if was == idle {
-			close(s.out)
-			close(s.done)
-		}
-	}
-	s.mu.Unlock()
-	<-s.done
+	s.outlet.Close()
 	return nil
 }
 
 // run reads in one goroutine and delivers in this one.
 func (s *Source) run(parent context.Context) {
-	defer close(s.done)
-	defer close(s.out)
 	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
-	var wait sync.WaitGroup
-	defer wait.Wait()
-	wait.Go(func() {
-		select {
-		case <-s.closing:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
 	prepared := make(chan *pipeline.Batch)
-	wait.Go(func() {
+	go func() {
 		defer close(prepared)
 		b := batcher{ctx: ctx, source: s, to: prepared}
 		b.readAll()
-	})
-	base, end := context.WithCancel(context.WithoutCancel(parent))
-	defer end()
+	}()
 	for b := range prepared {
-		if !s.deliver(ctx, base, b) {
-			break // nothing may follow a batch that was not acknowledged: its position would skip that one
+		if !s.outlet.Send(ctx, b) {
+			break
 		}
 	}
 	cancel()
 	for range prepared {
-	}
-}
-
-// deliver hands a batch over until it is acknowledged; false if ctx ended first.
-func (s *Source) deliver(ctx, base context.Context, b *pipeline.Batch) bool {
-	for pause := nackPause; ctx.Err() == nil; pause = min(2*pause, nackPauseMax) {
-		m := pipeline.NewBatchMessage(base, uuid.NewString(), b)
-		select {
-		case s.out <- m:
-		case <-ctx.Done():
-			return false
-		}
-		select {
-		case <-m.Acked():
-			return true
-		case <-m.Nacked():
-		case <-ctx.Done():
-			select { // the batch is in flight: let it end
-			case <-m.Acked():
-			case <-m.Nacked():
-			case <-time.After(s.drain):
-			}
-			return false
-		}
-		sleep(ctx, pause)
-	}
-	return false
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 

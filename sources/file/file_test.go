@@ -24,7 +24,7 @@ func TestSource(t *testing.T) {
 		s := build(t, Config{Path: Paths{dir + "/*.csv"}, Set: track})
 		s.poll = time.Millisecond
 		if strings.Contains(t.Name(), "hangs") {
-			s.drain = 100 * time.Millisecond
+			s.outlet.Drain = 100 * time.Millisecond
 		}
 		return sourcetest.Case{Source: s, Feed: func() { write(t, dir+"/a.csv", "user,x\n1,2\n3,4\n") }}
 	})

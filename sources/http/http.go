@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/sources/outlet"
 )
 
 // Limits of connections and waits.
@@ -47,25 +48,11 @@ type Source struct {
 	gate   gate
 	ack    time.Duration // ackTimeout
 
-	// Set by Subscribe before the first request.
-	out  chan *message.Message
-	base context.Context // of every message; ends when the drain is over
-
-	mu      sync.Mutex
-	state   state
-	closing chan struct{} // closed by Close
-	done    chan struct{} // closed when nothing is left running
+	outlet *outlet.Outlet
+	base   context.Context // of every message, set before the first request; ends when the drain is over
 
 	requests, refused, events, fresh atomic.Uint64
 }
-
-type state int
-
-const (
-	idle state = iota
-	subscribed
-	closed
-)
 
 // New returns a source that has touched nothing yet. The configuration must have passed its check.
 func New(name string, c Config, d pipeline.Deps) *Source {
@@ -73,8 +60,7 @@ func New(name string, c Config, d pipeline.Deps) *Source {
 		d.Logger = slog.Default()
 	}
 	return &Source{
-		name: name, config: c, keys: newKeyring(&c), deps: d, budget: budget{max: int64(c.MaxInFlight)}, ack: ackTimeout,
-		out: make(chan *message.Message), closing: make(chan struct{}), done: make(chan struct{}),
+		name: name, config: c, keys: newKeyring(&c), deps: d, budget: budget{max: int64(c.MaxInFlight)}, ack: ackTimeout, outlet: outlet.New(),
 	}
 }
 
@@ -89,21 +75,27 @@ func (s *Source) Counters() map[string]uint64 {
 // Subscribe listens. When ctx ends the source accepts no more connections, finishes the requests it has and closes the
 // channel; the receiver must go on receiving until then. It can be called once.
 func (s *Source) Subscribe(ctx context.Context, _ string) (<-chan *message.Message, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.state != idle {
-		return nil, fmt.Errorf("subscribe to source %s: it was subscribed or closed before", s.name)
-	}
-	ln, err := net.Listen("tcp", s.config.Listen)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("source %s: the address %s is in use: stop the program that listens there, or set listen", s.name, s.config.Listen)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("source %s: listen on %s: %w", s.name, s.config.Listen, err)
-	}
-	s.state = subscribed
 	var stop context.CancelFunc
-	s.base, stop = context.WithCancel(context.WithoutCancel(ctx))
+	var ln net.Listener
+	listen := func() (err error) {
+		ln, err = net.Listen("tcp", s.config.Listen)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("source %s: the address %s is in use: stop the program that listens there, or set listen", s.name, s.config.Listen)
+		}
+		if err != nil {
+			return fmt.Errorf("source %s: listen on %s: %w", s.name, s.config.Listen, err)
+		}
+		s.base, stop = context.WithCancel(context.WithoutCancel(ctx))
+		if s.deps.Say != nil {
+			s.deps.Say("http http://" + ln.Addr().String())
+		}
+		return nil
+	}
+	return s.outlet.Start(ctx, listen, func(ctx context.Context) { s.serve(ctx, ln, stop) })
+}
+
+// serve answers requests until ctx ends, and those that have come until then.
+func (s *Source) serve(ctx context.Context, ln net.Listener, stop context.CancelFunc) {
 	server := &http.Server{
 		Handler: s, MaxHeaderBytes: maxHeaderBytes, ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout,
 		WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(s.deps.Logger.Handler(), slog.LevelDebug),
@@ -115,20 +107,7 @@ func (s *Source) Subscribe(ctx context.Context, _ string) (<-chan *message.Messa
 			s.deps.Logger.Error("the HTTP source no longer accepts connections", "source", s.name, "error", err)
 		}
 	}()
-	go s.drain(ctx, server, served, stop)
-	if s.deps.Say != nil {
-		s.deps.Say("http http://" + ln.Addr().String())
-	}
-	return s.out, nil
-}
-
-// drain waits for the end and ends everything.
-func (s *Source) drain(ctx context.Context, server *http.Server, served <-chan struct{}, stop context.CancelFunc) {
-	defer close(s.done)
-	select {
-	case <-ctx.Done():
-	case <-s.closing:
-	}
+	<-ctx.Done()
 	limit, cancel := context.WithTimeout(s.base, drainTimeout)
 	defer cancel()
 	if err := server.Shutdown(limit); err != nil {
@@ -138,24 +117,12 @@ func (s *Source) drain(ctx context.Context, server *http.Server, served <-chan s
 	stop()
 	s.gate.shut()
 	<-served
-	close(s.out)
 }
 
 // Close ends the source like the end of Subscribe's context and waits until nothing of it is running. It may be called
 // again, and before Subscribe.
 func (s *Source) Close() error {
-	s.mu.Lock()
-	was := s.state
-	if was != closed {
-		s.state = closed
-		close(s.closing)
-		if was == idle {
-			close(s.out)
-			close(s.done)
-		}
-	}
-	s.mu.Unlock()
-	<-s.done
+	s.outlet.Close()
 	return nil
 }
 
@@ -209,7 +176,7 @@ func (s *Source) deliver(records []pipeline.Record, h *hold) *refusal {
 	defer timer.Stop()
 	m := pipeline.NewBatchMessage(s.base, uuid.NewString(), &pipeline.Batch{Records: records})
 	select {
-	case s.out <- m:
+	case s.outlet.Out <- m:
 	case <-timer.C:
 		h.release()
 		return away

@@ -8,9 +8,9 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/google/uuid"
 
 	"github.com/millstream-io/millstream/pipeline"
+	"github.com/millstream-io/millstream/sources/outlet"
 )
 
 // Limits of batches and waits.
@@ -18,10 +18,7 @@ const (
 	pieceRecords = 2000 // of one partition
 	batchRecords = 4000 // of all partitions, and what the last piece adds
 	batchBytes   = 1 << 20
-	lookEvery    = 5 * time.Second // for new partitions
-	nackPause    = 200 * time.Millisecond
-	nackPauseMax = 5 * time.Second
-	drainTimeout = 10 * time.Second // for the acknowledgement of the batch in flight
+	lookEvery    = 5 * time.Second  // for new partitions
 	sayGap       = 10 * time.Second // between two lines about the same
 )
 
@@ -33,28 +30,14 @@ type Source struct {
 	client pipeline.KafkaClient
 	deps   pipeline.Deps
 	look   time.Duration // lookEvery
-	drain  time.Duration // drainTimeout
 
 	stored *position // of an earlier run, nil if there was none
 
-	out     chan *message.Message
-	closing chan struct{}
-	done    chan struct{}
+	outlet  *outlet.Outlet
 	pieces  chan *piece
 	ended   chan struct{} // closed when no more batches are delivered
 	refused refusals
-
-	mu    sync.Mutex
-	state lifecycle
 }
-
-type lifecycle int
-
-const (
-	idle lifecycle = iota
-	subscribed
-	closed
-)
 
 // piece is what a partition gives at a time.
 type piece struct {
@@ -76,8 +59,8 @@ func newSource(name string, f *form, client pipeline.KafkaClient, d pipeline.Dep
 		d.Say = func(string) {}
 	}
 	return &Source{
-		name: name, form: f, client: client, deps: d, look: lookEvery, drain: drainTimeout,
-		out: make(chan *message.Message), closing: make(chan struct{}), done: make(chan struct{}), pieces: make(chan *piece), ended: make(chan struct{}),
+		name: name, form: f, client: client, deps: d, look: lookEvery,
+		outlet: outlet.New(), pieces: make(chan *piece), ended: make(chan struct{}),
 	}
 }
 
@@ -92,54 +75,24 @@ func (s *Source) Resume(stored []byte) (err error) {
 // Subscribe starts to read. When ctx ends, the batch in flight is waited for, and the channel is closed. It can be called
 // once.
 func (s *Source) Subscribe(ctx context.Context, _ string) (<-chan *message.Message, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.state != idle {
-		return nil, fmt.Errorf("subscribe to source %s: it was subscribed or closed before", s.name)
-	}
-	s.state = subscribed
-	go s.run(ctx)
-	return s.out, nil
+	return s.outlet.Start(ctx, func() error { return nil }, s.run)
 }
 
 // Close ends the source like the end of Subscribe's context and waits until nothing of it is running. It may be called
 // again, and before Subscribe.
 func (s *Source) Close() error {
-	s.mu.Lock()
-	was := s.state
-	if was != closed {
-		s.state = closed
-		close(s.closing)
-		if was == idle {
-			close(s.out)
-			close(s.done)
-		}
-	}
-	s.mu.Unlock()
-	<-s.done
+	s.outlet.Close()
 	return s.client.Close()
 }
 
 // run reads in other goroutines and delivers in this one.
 func (s *Source) run(parent context.Context) {
-	defer close(s.done)
-	defer close(s.out)
 	ctx, cancel := context.WithCancel(parent)
-	defer cancel()
-	var wait sync.WaitGroup
-	defer wait.Wait()
+	var reading sync.WaitGroup
+	defer reading.Wait()
 	defer cancel()
 	defer close(s.ended)
-	wait.Go(func() {
-		select {
-		case <-s.closing:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
-	wait.Go(func() { s.readTopic(ctx) })
-	base, end := context.WithCancel(context.WithoutCancel(parent))
-	defer end()
+	reading.Go(func() { s.readTopic(ctx) })
 	at := s.stored
 	var left *piece
 	for {
@@ -153,8 +106,8 @@ func (s *Source) run(parent context.Context) {
 			at = at.after(p, s.form.topic)
 		}
 		batch.Position = at.encode()
-		if !s.deliver(ctx, base, batch) {
-			return // nothing may follow a batch that was not acknowledged: its position would skip that one
+		if !s.outlet.Send(ctx, batch) {
+			return
 		}
 		for _, p := range taken {
 			close(p.stored)
@@ -202,43 +155,6 @@ func (s *Source) hand(ctx context.Context, p *piece) bool {
 	case <-p.stored:
 		return true
 	case <-s.ended:
-		return false
-	}
-}
-
-// deliver hands a batch over until it is acknowledged; false if ctx ended first.
-func (s *Source) deliver(ctx, base context.Context, b *pipeline.Batch) bool {
-	for pause := nackPause; ctx.Err() == nil; pause = min(2*pause, nackPauseMax) {
-		m := pipeline.NewBatchMessage(base, uuid.NewString(), b)
-		select {
-		case s.out <- m:
-		case <-ctx.Done():
-			return false
-		}
-		select {
-		case <-m.Acked():
-			return true
-		case <-m.Nacked():
-		case <-ctx.Done():
-			select { // the batch is in flight: let it end
-			case <-m.Acked():
-			case <-m.Nacked():
-			case <-time.After(s.drain):
-			}
-			return false
-		}
-		sleep(ctx, pause)
-	}
-	return false
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
 		return false
 	}
 }

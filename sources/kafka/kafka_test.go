@@ -63,7 +63,7 @@ func TestKilledAnywhereEachRecordComesOnce(t *testing.T) {
 				}
 				m.Ack()
 			}
-			r.source.drain = 0
+			r.source.outlet.Drain = 0
 			r.end()
 			if lives > 200 {
 				t.Fatal("it does not come to an end")

@@ -53,7 +53,7 @@ func (s *Source) find(ctx context.Context) (id pipeline.ID, n int32, waited bool
 			s.deps.Say(fmt.Sprintf("kafka %s: waiting for topic %s, which does not exist %s", s.name, s.form.topic, s.where()))
 			waited = true
 		}
-		sleep(ctx, s.look)
+		_ = pipeline.Sleep(ctx, s.look)
 	}
 	return id, 0, waited
 }
@@ -104,7 +104,7 @@ func (s *Source) readPartitions(parent context.Context, id pipeline.ID, n int32,
 				cancel() // nothing but the end of ctx, or of the topic, ends it
 			})
 		}
-		if !sleep(ctx, s.look) {
+		if pipeline.Sleep(ctx, s.look) != nil {
 			break
 		}
 		have, err := s.client.Partitions(ctx, s.form.topic)
@@ -155,5 +155,5 @@ func (t *trouble) about(ctx context.Context, what string, err error, args ...any
 		t.source.deps.Logger.Error(what, append(args, "error", err)...)
 	}
 	t.pause = min(max(2*t.pause, troublePause), troublePauseMax)
-	sleep(ctx, t.pause)
+	_ = pipeline.Sleep(ctx, t.pause)
 }
