@@ -155,9 +155,9 @@ func (b *builder) reader(name string) func(*reading) any {
 		if score {
 			part = "scores"
 		}
-		v := scalarOf(child(r.person().Get(part), name))
+		v := pipeline.Scalar(child(r.person().Get(part), name))
 		if v == nil { // texts stand among the traits
-			v = scalarOf(child(r.person().Get("traits"), name))
+			v = pipeline.Scalar(child(r.person().Get("traits"), name))
 		}
 		if a.Type == expression.List {
 			return listOf(child(r.person().Get("traits"), name))
@@ -217,7 +217,7 @@ func scoreReader(argument string) func(*reading) any {
 // member follows a dotted path, as in pipeline.Path: a key that contains a dot is in quotes.
 func member(v gjson.Result, path string) any {
 	if whole := child(v, path); whole.Exists() { // the usual case, and keys with dots
-		return scalarOf(whole)
+		return pipeline.Scalar(whole)
 	}
 	for rest := path; rest != ""; {
 		var key string
@@ -229,7 +229,7 @@ func member(v gjson.Result, path string) any {
 		}
 		v = child(v, key)
 	}
-	return scalarOf(v)
+	return pipeline.Scalar(v)
 }
 
 // child is the value under a key, taken as it is, or under the number of an entry.
@@ -257,18 +257,4 @@ func listOf(v gjson.Result) any {
 		texts = append(texts, item.String())
 	}
 	return texts
-}
-
-func scalarOf(v gjson.Result) any {
-	switch v.Type {
-	case gjson.String:
-		return v.Str
-	case gjson.Number:
-		return v.Num
-	case gjson.True, gjson.False:
-		return v.Type == gjson.True
-	case gjson.JSON:
-		return v.Raw
-	}
-	return nil
 }

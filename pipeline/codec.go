@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -124,16 +125,16 @@ func AppendResolved(dst []byte, ev *Event, config uint64) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(ev.Identifiers)))
 	for _, id := range ev.Identifiers {
 		dst = append(dst, id.Type.Code)
-		dst = appendString(dst, id.Type.Name)
-		dst = appendString(dst, id.Value)
+		dst = AppendText(dst, id.Type.Name)
+		dst = AppendText(dst, id.Value)
 	}
-	dst = appendString(dst, ev.Source)
-	dst = appendString(dst, ev.MessageID)
-	dst = appendString(dst, ev.Replay)
-	dst = appendString(dst, ev.SentAt)
-	dst = appendString(dst, text(ev.Context))
+	dst = AppendText(dst, ev.Source)
+	dst = AppendText(dst, ev.MessageID)
+	dst = AppendText(dst, ev.Replay)
+	dst = AppendText(dst, ev.SentAt)
+	dst = AppendText(dst, text(ev.Context))
 	for _, s := range ev.envelope() {
-		dst = appendString(dst, *s)
+		dst = AppendText(dst, *s)
 	}
 	for _, part := range [...][]byte{ev.Properties, ev.Traits, ev.OwnContext} {
 		start := 0
@@ -172,9 +173,7 @@ func ParseResolved(r *Record, ev *Event) (config uint64, rej *RejectError) {
 	}
 	flags := d.Byte()
 	ev.Late, ev.OwnID, ev.Forwarded = flags&flagLate != 0, flags&flagOwnID != 0, flags&flagForwarded != 0
-	if b := d.take(8); b != nil {
-		config = binary.BigEndian.Uint64(b)
-	}
+	config = d.Fixed64()
 	for n := d.Uvarint(); n > 0 && d.err == nil; n-- {
 		code := d.Byte()
 		ev.Identifiers = append(ev.Identifiers, Identifier{Type: IdentifierType{Code: code, Name: d.Text()}, Value: d.Text()})
@@ -205,7 +204,8 @@ func ParseResolved(r *Record, ev *Event) (config uint64, rej *RejectError) {
 	return config, nil
 }
 
-func appendString(dst []byte, s string) []byte {
+// AppendText appends a length and the text, as Decoder.Text and String take it.
+func AppendText(dst []byte, s string) []byte {
 	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
 }
 
@@ -224,6 +224,9 @@ func (d *Decoder) Complete() bool { return d.err == nil && len(d.b) == 0 }
 
 // OK tells whether all was there so far.
 func (d *Decoder) OK() bool { return d.err == nil }
+
+// Fail says that what was taken makes no sense.
+func (d *Decoder) Fail() { d.err = errors.New("malformed") }
 
 func (d *Decoder) take(n int) []byte {
 	if d.err != nil || n > len(d.b) {
@@ -254,6 +257,38 @@ func (d *Decoder) Bytes() []byte { return d.take(int(min(d.Uvarint(), math.MaxIn
 
 // Text is Bytes as a string, not copied.
 func (d *Decoder) Text() string { return text(d.Bytes()) }
+
+// String is Bytes as a string, copied.
+func (d *Decoder) String() string { return string(d.Bytes()) }
+
+// Length takes the number of entries that follow, each of at least so many bytes.
+func (d *Decoder) Length(least int) int {
+	n := d.Uvarint()
+	if n > uint64(len(d.b)/least) {
+		d.Fail()
+		return 0
+	}
+	return int(n)
+}
+
+// Fixed32 takes four bytes, big endian.
+func (d *Decoder) Fixed32() uint32 {
+	if b := d.take(4); b != nil {
+		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
+// Fixed64 takes eight bytes, big endian.
+func (d *Decoder) Fixed64() uint64 {
+	if b := d.take(8); b != nil {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
+}
+
+// Float takes the eight bytes, big endian, of an IEEE 754 number.
+func (d *Decoder) Float() float64 { return math.Float64frombits(d.Fixed64()) }
 
 // Uvarint takes an unsigned number.
 func (d *Decoder) Uvarint() uint64 {

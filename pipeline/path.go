@@ -72,14 +72,14 @@ func (p Path) Of(ev *Event) any {
 	case partField:
 		return p.field(ev)
 	case partProperties:
-		return value(gjson.Get(text(ev.Properties), p.keys))
+		return Scalar(gjson.Get(text(ev.Properties), p.keys))
 	case partTraits:
-		return value(gjson.Get(text(ev.Traits), p.keys))
+		return Scalar(gjson.Get(text(ev.Traits), p.keys))
 	}
 	if r := gjson.Get(text(ev.OwnContext), p.keys); r.Exists() || ev.Context == nil {
-		return value(r)
+		return Scalar(r)
 	}
-	return value(gjson.Get(text(ev.Context), p.keys))
+	return Scalar(gjson.Get(text(ev.Context), p.keys))
 }
 
 // Result is like Of, with the literal text of numbers kept: money is read from it without going through a float.
@@ -127,7 +127,9 @@ func (p Path) field(ev *Event) any {
 	return s
 }
 
-func value(r gjson.Result) any {
+// Scalar is a JSON value as conditions see it: text, number, true or false; an array or object is its JSON text, and what is
+// null or absent is nil.
+func Scalar(r gjson.Result) any {
 	switch r.Type {
 	case gjson.String:
 		return r.Str

@@ -85,7 +85,7 @@ func (g *Regroup) Append(dst []byte) []byte {
 	for _, f := range g.From {
 		dst = append(dst, f[:]...)
 	}
-	dst = appendString(appendString(appendString(appendString(dst, g.Kind), g.Rule), g.Reason), g.MessageID)
+	dst = AppendText(AppendText(AppendText(AppendText(dst, g.Kind), g.Rule), g.Reason), g.MessageID)
 	return binary.AppendVarint(dst, g.Now)
 }
 
@@ -102,7 +102,7 @@ func ParseRegroup(value []byte) (*Regroup, *RejectError) {
 	for n := d.Uvarint(); n > 0 && d.err == nil; n-- {
 		g.From = append(g.From, d.ID())
 	}
-	g.Kind, g.Rule, g.Reason, g.MessageID = string(d.Bytes()), string(d.Bytes()), string(d.Bytes()), string(d.Bytes())
+	g.Kind, g.Rule, g.Reason, g.MessageID = d.String(), d.String(), d.String(), d.String()
 	g.Now = d.Varint()
 	return g, d.rejected()
 }

@@ -78,29 +78,17 @@ func (v value) any() any {
 
 // fromJSON is a JSON value as expressions see it: an array of strings is a list, any other array or object its text.
 func fromJSON(r gjson.Result) any {
-	switch r.Type {
-	case gjson.String:
-		return r.Str
-	case gjson.Number:
-		return r.Num
-	case gjson.True:
-		return true
-	case gjson.False:
-		return false
-	case gjson.JSON:
-		if !r.IsArray() {
+	if !r.IsArray() {
+		return pipeline.Scalar(r)
+	}
+	list := []string{}
+	for _, item := range r.Array() {
+		if item.Type != gjson.String {
 			return r.Raw
 		}
-		list := []string{}
-		for _, item := range r.Array() {
-			if item.Type != gjson.String {
-				return r.Raw
-			}
-			list = append(list, item.Str)
-		}
-		return list
+		list = append(list, item.Str)
 	}
-	return nil
+	return list
 }
 
 // appendJSON appends the value as JSON; times are Unix seconds.

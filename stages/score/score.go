@@ -99,7 +99,7 @@ func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, e
 	}
 	for i := range t.scores {
 		if _, declared := s.byName[t.scores[i].name]; !declared {
-			s.delta = appendString(append(s.delta, deltaForget), t.scores[i].name)
+			s.delta = pipeline.AppendText(append(s.delta, deltaForget), t.scores[i].name)
 		}
 	}
 	p.Version += uint64(len(s.changes))

@@ -129,7 +129,7 @@ func TestCodec(t *testing.T) {
 		}
 		d := appendChange([]byte{format}, &c)
 		if i%50 == 0 {
-			d = appendString(append(d, deltaForget), "s3")
+			d = pipeline.AppendText(append(d, deltaForget), "s3")
 		}
 		before, _ := state.find(c.score.name)
 		after := c.score.after(&c, before)

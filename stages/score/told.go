@@ -108,7 +108,7 @@ func (t *told) Encode(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(t.scores)))
 	for i := range t.scores {
 		d := &t.scores[i]
-		dst = binary.BigEndian.AppendUint32(appendString(dst, d.name), d.version)
+		dst = binary.BigEndian.AppendUint32(pipeline.AppendText(dst, d.name), d.version)
 		dst = binary.AppendUvarint(appendNumber(dst, d.value), uint64(len(d.marks)))
 		for _, m := range d.marks {
 			dst = appendNumber(appendNumber(dst, m.by), m.value)
@@ -119,20 +119,20 @@ func (t *told) Encode(dst []byte) []byte {
 
 // Decode replaces the contents with a full state.
 func (t *told) Decode(full []byte) error {
-	r := reader{b: full}
-	if f := r.byte(); f != format {
+	d := pipeline.NewDecoder(full)
+	if f := d.Byte(); f != format {
 		return formatError(f)
 	}
-	*t = told{number: r.uvarint()}
-	t.scores = make([]decision, r.length(14))
+	*t = told{number: d.Uvarint()}
+	t.scores = make([]decision, d.Length(14))
 	for i := range t.scores {
-		d := decision{name: r.string(), version: r.fixed32(), value: r.number()}
-		for range r.length(16) {
-			d.marks = append(d.marks, mark{r.number(), r.number()})
+		x := decision{name: d.String(), version: d.Fixed32(), value: d.Float()}
+		for range d.Length(16) {
+			x.marks = append(x.marks, mark{d.Float(), d.Float()})
 		}
-		t.scores[i] = d
+		t.scores[i] = x
 	}
-	if r.bad || len(r.b) > 0 {
+	if !d.Complete() {
 		return fmt.Errorf("decode score state: %w", errMalformed)
 	}
 	return nil
@@ -140,22 +140,22 @@ func (t *told) Decode(full []byte) error {
 
 // Fold applies one delta.
 func (t *told) Fold(delta []byte) error {
-	r := reader{b: delta}
-	if f := r.byte(); f != format {
+	d := pipeline.NewDecoder(delta)
+	if f := d.Byte(); f != format {
 		return formatError(f)
 	}
-	for len(r.b) > 0 && !r.bad {
-		kind, name := r.byte(), r.string()
+	for d.OK() && !d.Complete() {
+		kind, name := d.Byte(), d.String()
 		i, found := t.search(name)
 		switch kind {
 		case deltaValue:
 			if !found {
 				t.scores = slices.Insert(t.scores, i, decision{name: name})
 			}
-			d := &t.scores[i]
-			d.version, d.value = r.fixed32(), r.number()
-			for range r.length(8) {
-				d.setMark(r.number(), d.value)
+			x := &t.scores[i]
+			x.version, x.value = d.Fixed32(), d.Float()
+			for range d.Length(8) {
+				x.setMark(d.Float(), x.value)
 			}
 			t.number++
 		case deltaGone, deltaForget:
@@ -166,10 +166,10 @@ func (t *told) Fold(delta []byte) error {
 				t.number++
 			}
 		default:
-			r.bad = true
+			d.Fail()
 		}
 	}
-	if r.bad {
+	if !d.OK() {
 		return fmt.Errorf("fold score delta: %w", errMalformed)
 	}
 	return nil
@@ -177,18 +177,14 @@ func (t *told) Fold(delta []byte) error {
 
 func appendChange(dst []byte, c *change) []byte {
 	if c.gone {
-		return appendString(append(dst, deltaGone), c.score.name)
+		return pipeline.AppendText(append(dst, deltaGone), c.score.name)
 	}
-	dst = binary.BigEndian.AppendUint32(appendString(append(dst, deltaValue), c.score.name), c.score.version)
+	dst = binary.BigEndian.AppendUint32(pipeline.AppendText(append(dst, deltaValue), c.score.name), c.score.version)
 	dst = binary.AppendUvarint(appendNumber(dst, c.value), uint64(len(c.fired)))
 	for _, by := range c.fired {
 		dst = appendNumber(dst, by)
 	}
 	return dst
-}
-
-func appendString(dst []byte, s string) []byte {
-	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
 }
 
 func appendNumber(dst []byte, v float64) []byte {
@@ -197,63 +193,4 @@ func appendNumber(dst []byte, v float64) []byte {
 
 func formatError(f byte) error {
 	return fmt.Errorf("score state has format %d, this build reads format %d: upgrade it", f, format)
-}
-
-// reader takes fields off the front of b; after the first error everything is zero.
-type reader struct {
-	b   []byte
-	bad bool
-}
-
-func (r *reader) take(n uint64) []byte {
-	if r.bad || n > uint64(len(r.b)) {
-		r.bad, r.b = true, nil
-		return nil
-	}
-	t := r.b[:n]
-	r.b = r.b[n:]
-	return t
-}
-
-func (r *reader) byte() byte {
-	if t := r.take(1); t != nil {
-		return t[0]
-	}
-	return 0
-}
-
-func (r *reader) string() string { return string(r.take(r.uvarint())) }
-
-func (r *reader) fixed32() uint32 {
-	if t := r.take(4); t != nil {
-		return binary.BigEndian.Uint32(t)
-	}
-	return 0
-}
-
-func (r *reader) number() float64 {
-	if t := r.take(8); t != nil {
-		return math.Float64frombits(binary.BigEndian.Uint64(t))
-	}
-	return 0
-}
-
-// length is the number of entries that follow, each of at least so many bytes.
-func (r *reader) length(least int) int {
-	n := r.uvarint()
-	if n > uint64(len(r.b)/least) {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	return int(n)
-}
-
-func (r *reader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.b)
-	if n <= 0 || r.bad {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
 }

@@ -62,6 +62,9 @@ const (
 	deltaDecided = '.'
 )
 
+// leastEntry is the least number of bytes of a decision: two strings or numbers may be empty.
+const leastEntry = 7
+
 var errMalformed = errors.New("malformed")
 
 func newMembership() pipeline.Folded { return &membership{names: []string{}} }
@@ -99,7 +102,7 @@ func (m *membership) Encode(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(m.decisions)))
 	for i := range m.decisions {
 		x := &m.decisions[i]
-		dst = binary.BigEndian.AppendUint32(appendString(dst, x.segment), x.version)
+		dst = binary.BigEndian.AppendUint32(pipeline.AppendText(dst, x.segment), x.version)
 		in := byte(0)
 		if x.in {
 			in = 1
@@ -115,20 +118,20 @@ func (m *membership) Encode(dst []byte) []byte {
 
 // Decode replaces the contents with a full state.
 func (m *membership) Decode(full []byte) error {
-	r := reader{b: full}
-	if f := r.byte(); f != format {
+	d := pipeline.NewDecoder(full)
+	if f := d.Byte(); f != format {
 		return formatError(f)
 	}
-	*m = membership{definitions: r.fixed64(), number: r.uvarint()}
-	m.decisions = make([]decision, r.length())
+	*m = membership{definitions: d.Fixed64(), number: d.Uvarint()}
+	m.decisions = make([]decision, d.Length(leastEntry))
 	for i := range m.decisions {
-		m.decisions[i] = decision{r.string(), r.fixed32(), r.byte() == 1, r.varint(), r.varint()}
+		m.decisions[i] = decision{d.String(), d.Fixed32(), d.Byte() == 1, d.Varint(), d.Varint()}
 	}
-	m.brought = make([]decision, r.length())
+	m.brought = make([]decision, d.Length(leastEntry))
 	for i := range m.brought {
-		m.brought[i] = decision{r.string(), r.fixed32(), true, r.varint(), r.varint()}
+		m.brought[i] = decision{d.String(), d.Fixed32(), true, d.Varint(), d.Varint()}
 	}
-	if r.bad || len(r.b) > 0 {
+	if !d.Complete() {
 		return fmt.Errorf("decode segment state: %w", errMalformed)
 	}
 	m.list()
@@ -147,34 +150,34 @@ func (m *membership) list() {
 
 // Fold applies one delta.
 func (m *membership) Fold(delta []byte) error {
-	r := reader{b: delta}
-	if f := r.byte(); f != format {
+	d := pipeline.NewDecoder(delta)
+	if f := d.Byte(); f != format {
 		return formatError(f)
 	}
-	m.definitions = r.fixed64()
-	for len(r.b) > 0 && !r.bad {
-		kind, segment := r.byte(), r.string()
+	m.definitions = d.Fixed64()
+	for d.OK() && !d.Complete() {
+		kind, segment := d.Byte(), d.String()
 		i, found := m.search(segment)
 		switch kind {
 		case deltaEnter, deltaCarried, deltaExit:
 			if !found {
 				m.decisions = slices.Insert(m.decisions, i, decision{})
 			}
-			m.decisions[i] = decision{segment, r.fixed32(), kind != deltaExit, r.varint(), r.varint()}
+			m.decisions[i] = decision{segment, d.Fixed32(), kind != deltaExit, d.Varint(), d.Varint()}
 			m.number++
 		case deltaForget:
 			if found {
 				m.decisions = slices.Delete(m.decisions, i, i+1)
 			}
 		case deltaBrought:
-			m.bring(decision{segment, r.fixed32(), true, r.varint(), r.varint()})
+			m.bring(decision{segment, d.Fixed32(), true, d.Varint(), d.Varint()})
 		case deltaDecided:
 			m.brought = nil
 		default:
-			r.bad = true
+			d.Fail()
 		}
 	}
-	if r.bad {
+	if !d.OK() {
 		return fmt.Errorf("fold segment delta: %w", errMalformed)
 	}
 	m.list()
@@ -193,7 +196,7 @@ func (m *membership) bring(d decision) {
 
 // append appends segment, version and times.
 func (d *decision) append(dst []byte) []byte {
-	return binary.AppendVarint(binary.AppendVarint(binary.BigEndian.AppendUint32(appendString(dst, d.segment), d.version), d.at), d.since)
+	return binary.AppendVarint(binary.AppendVarint(binary.BigEndian.AppendUint32(pipeline.AppendText(dst, d.segment), d.version), d.at), d.since)
 }
 
 func appendDeltaHeader(dst []byte, definitions uint64) []byte {
@@ -213,78 +216,9 @@ func appendTransition(dst []byte, t *transition) []byte {
 }
 
 func appendForget(dst []byte, segment string) []byte {
-	return appendString(append(dst, deltaForget), segment)
-}
-
-func appendString(dst []byte, s string) []byte {
-	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
+	return pipeline.AppendText(append(dst, deltaForget), segment)
 }
 
 func formatError(f byte) error {
 	return fmt.Errorf("segment state has format %d, this build reads format %d: upgrade it", f, format)
-}
-
-// reader takes fields off the front of b; after the first error everything is zero.
-type reader struct {
-	b   []byte
-	bad bool
-}
-
-func (r *reader) take(n uint64) []byte {
-	if r.bad || n > uint64(len(r.b)) {
-		r.bad, r.b = true, nil
-		return nil
-	}
-	t := r.b[:n]
-	r.b = r.b[n:]
-	return t
-}
-
-func (r *reader) byte() byte {
-	if t := r.take(1); t != nil {
-		return t[0]
-	}
-	return 0
-}
-
-// length is the number of entries that follow; each has at least seven bytes.
-func (r *reader) length() int {
-	n := r.uvarint()
-	if n > uint64(len(r.b)/7) {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	return int(n)
-}
-
-func (r *reader) string() string { return string(r.take(r.uvarint())) }
-
-func (r *reader) fixed32() uint32 {
-	if t := r.take(4); t != nil {
-		return binary.BigEndian.Uint32(t)
-	}
-	return 0
-}
-
-func (r *reader) fixed64() uint64 {
-	if t := r.take(8); t != nil {
-		return binary.BigEndian.Uint64(t)
-	}
-	return 0
-}
-
-func (r *reader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.b)
-	return uint64(r.number(int64(v), n))
-}
-
-func (r *reader) varint() int64 { return r.number(binary.Varint(r.b)) }
-
-func (r *reader) number(v int64, n int) int64 {
-	if n <= 0 || r.bad {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
 }

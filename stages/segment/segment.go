@@ -259,7 +259,7 @@ func (s *stage) transitions(m *membership, carried []transition, ev *pipeline.Ev
 		s.delta = appendTransition(s.delta, &list[i])
 	}
 	if len(m.brought) > 0 {
-		s.delta = appendString(append(s.delta, deltaDecided), "")
+		s.delta = pipeline.AppendText(append(s.delta, deltaDecided), "")
 	}
 	return list
 }

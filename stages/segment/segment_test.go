@@ -82,7 +82,7 @@ func TestCodec(t *testing.T) {
 		brought := decision{fmt.Sprint("b", i%5), uint32(i), true, int64(i), int64(i % 9)}
 		d = brought.append(append(d, deltaBrought))
 		if i%20 == 0 {
-			d = appendString(append(d, deltaDecided), "")
+			d = pipeline.AppendText(append(d, deltaDecided), "")
 		}
 		if i%50 == 0 {
 			d = appendForget(d, "s3")
