@@ -39,6 +39,9 @@ type Identities struct {
 
 	rules   []IdentifierRule
 	blocked func(value string) bool
+
+	region string // of phone numbers in national form, "" if there is none
+	phones func(number string) string
 }
 
 // NewIdentities returns the ids of the pipeline whose identity key is key. Without the key nobody can test a value against
@@ -74,9 +77,24 @@ func (i *Identities) ID(t IdentifierType, value string) ID {
 // nothing about a person. key replaces the key of NewIdentities, nil keeps it.
 func (i *Identities) Use(rules []IdentifierRule, blocked func(value string) bool, key []byte) {
 	if key != nil {
-		*i = *NewIdentities(key)
+		fresh := NewIdentities(key)
+		i.inner, i.outer = fresh.inner, fresh.outer
 	}
 	i.rules, i.blocked = rules, blocked
+}
+
+// UsePhones sets how phone numbers become identifiers, before the first event: e164 returns the number in the form of E.164, ""
+// if it identifies nobody. region is the country that it takes numbers in national form to be of.
+func (i *Identities) UsePhones(region string, e164 func(number string) string) {
+	i.region, i.phones = region, e164
+}
+
+// PhoneRegion is what UsePhones has set, "" if it was not called, or there are no phone numbers among the identifiers.
+func (i *Identities) PhoneRegion() string {
+	if !slices.ContainsFunc(i.Rules(), func(r IdentifierRule) bool { return r.Code == CodePhone }) {
+		return ""
+	}
+	return i.region
 }
 
 // Rules are those that Use has set; before it, those of a pipeline without the stage identity.
@@ -177,7 +195,11 @@ func (i *Identities) normal(t IdentifierType, value string) string {
 	case CodeEmail:
 		v = strings.ToLower(v)
 	case CodePhone:
-		v = phone(v)
+		if v != "" && i.phones != nil {
+			v = i.phones(v)
+		} else {
+			v = phone(v)
+		}
 	}
 	if v != "" && i.blocked != nil && i.blocked(v) {
 		return ""

@@ -73,6 +73,7 @@ var doors = []struct {
 	{"github.com/ClickHouse/clickhouse-go/v2", []string{"sinks/clickhouse", "internal/chdb", "cmd/millstream"}, "the sink, the front door of the engine, and the demo's questions"},
 	{"github.com/twmb/franz-go", []string{"pipeline/broker", "internal/testenv", "benchmarks"}, "the embedded broker, and SCRAM for the other client"},
 	{"github.com/ebitengine/purego", []string{"internal/chdb"}, "calls into C"},
+	{"github.com/nyaruka/phonenumbers", []string{"stages/clean"}, "which numbers there are has one answer"},
 	{"gonum.org/v1/gonum", []string{"stages/score/clv"}, "the search of the largest likelihood"},
 	{"github.com/spf13/cobra", []string{"cmd/millstream"}, "flags"},
 }

@@ -42,7 +42,9 @@ func (e *engine) settle(ctx context.Context) error {
 }
 
 func (e *engine) wantedSettings() *links.Settings {
-	return links.NewSettings(e.plan.Partitions, normaliser, algorithm, e.plan.Identities.Fingerprint(), e.plan.Identities.Rules())
+	s := links.NewSettings(e.plan.Partitions, normaliser, algorithm, e.plan.Identities.Fingerprint(), e.plan.Identities.Rules())
+	s.PhoneRegion = e.plan.Identities.PhoneRegion()
+	return s
 }
 
 func (e *engine) compare(got *links.Operation, wanted *links.Settings) error {
@@ -56,7 +58,7 @@ func (e *engine) compare(got *links.Operation, wanted *links.Settings) error {
 		return fmt.Errorf("kafka.partitions is %d, but pipeline %s was started with %d, and its state is laid out for that: set partitions to %d", wanted.Partitions, e.plan.Name, got.Partitions, got.Partitions)
 	}
 	if d := got.Differences(wanted); d != "" {
-		return fmt.Errorf("%s; people would change their profiles, so pipeline %s does not start: set it back under identity", d, e.plan.Name)
+		return fmt.Errorf("%s; people would change their profiles, so pipeline %s does not start: set it back", d, e.plan.Name)
 	}
 	return nil
 }

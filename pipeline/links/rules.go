@@ -11,11 +11,12 @@ import (
 
 // Settings is what operation 0 fixes: people depend on it, so another order or limit in the YAML renames nobody silently.
 type Settings struct {
-	Partitions int32  `json:"partitions"`
-	Types      []Type `json:"types"` // strongest first
-	Normaliser int    `json:"normaliser"`
-	Algorithm  int    `json:"algorithm"`
-	Key        string `json:"key"` // fingerprint of the identity key
+	Partitions  int32  `json:"partitions"`
+	Types       []Type `json:"types"` // strongest first
+	Normaliser  int    `json:"normaliser"`
+	Algorithm   int    `json:"algorithm"`
+	Key         string `json:"key"`                    // fingerprint of the identity key
+	PhoneRegion string `json:"phone_region,omitempty"` // of numbers without a country's code
 }
 
 // Type is what the log knows of an identifier type.
@@ -39,6 +40,9 @@ func NewSettings(partitions int32, normaliser, algorithm int, key string, rules 
 func (s *Settings) Differences(o *Settings) string {
 	if s.Key != o.Key {
 		return "identity.key is not the one of the first start"
+	}
+	if s.PhoneRegion != o.PhoneRegion {
+		return fmt.Sprintf("clean.phone_region is %s in the YAML, and was %s at the first start", cmp.Or(o.PhoneRegion, "not set"), cmp.Or(s.PhoneRegion, "not set"))
 	}
 	if a, b := s.names(), o.names(); a != b {
 		return fmt.Sprintf("the identifiers are %s in the YAML, and were %s at the first start", b, a)

@@ -20,10 +20,20 @@ var Kind = pipeline.StageKind{
 	Build:   build,
 }
 
-// Config of the stage. It has no settings yet: the YAML says `clean: {}`.
-type Config struct{}
+// Config of the stage.
+type Config struct {
+	// PhoneRegion is the country, in two letters (ISO 3166: GB), that numbers written without a country's code belong to. With
+	// it, only numbers that can exist identify somebody.
+	PhoneRegion string `yaml:"phone_region"`
+}
 
-func build(_ any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Problem) {
+func build(config any, env *pipeline.Env) (func() pipeline.Stage, []pipeline.Problem) {
+	if region := config.(*Config).PhoneRegion; region != "" {
+		if p := checkRegion(region); p != nil {
+			return nil, []pipeline.Problem{*p}
+		}
+		env.Identities.UsePhones(region, func(number string) string { return e164(number, region) })
+	}
 	s := &stage{identities: env.Identities}
 	return func() pipeline.Stage { return s }, nil
 }

@@ -27,6 +27,14 @@ func (p *people) of(primary pipeline.ID) pipeline.ID {
 	return primary
 }
 
+// Unknown is of pipeline.Links: what events state is not linked here, see Runner.Regroup.
+func (p *people) Unknown(dst []pipeline.Link, _ []pipeline.Identifier) []pipeline.Link { return dst }
+
+// Resolve is of pipeline.Links.
+func (p *people) Resolve(ids []pipeline.Identifier) (pipeline.Resolution, error) {
+	return pipeline.Resolution{Primary: ids[0].ID, Canonical: p.of(ids[0].ID)}, nil
+}
+
 // assign puts the event where it belongs.
 func (p *people) assign(ev *pipeline.Event) { p.assignTo(ev, p.of(ev.Primary)) }
 

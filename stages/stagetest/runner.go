@@ -99,7 +99,11 @@ func (r *Runner) begin(k *task, fresh bool) {
 	if fresh {
 		k.steps = nil
 		for i, p := range k.plans {
-			k.steps = append(k.steps, &step{task: k, at: i, kind: p.Kind, code: p.Code, stage: p.New()})
+			stage := p.New()
+			if linker, ok := stage.(pipeline.Linker); ok {
+				linker.Use(&r.people)
+			}
+			k.steps = append(k.steps, &step{task: k, at: i, kind: p.Kind, code: p.Code, stage: stage})
 		}
 	}
 	for _, s := range k.steps {
