@@ -80,9 +80,11 @@ const maxMillis = math.MaxInt64 / int64(time.Millisecond)
 //	16 bytes  primary, 16 bytes canonical
 //	uvarint   idv
 //	varint    received_at, time, original_time (0 = none): Unix milliseconds
-//	byte      flags: 1 late, 2 the message id is the sender's own, 4 forwarded: it was in the topic before, for another profile
+//	byte      flags: 1 late, 2 the message id is the sender's own, 4 forwarded: it was in the topic before, for another profile,
+//	          8 there are owners
 //	8 bytes   configuration hash, big endian
 //	uvarint   number of identifiers; each: code byte, string name, string value
+//	          if there are owners: uvarint number; each: uvarint index, 16 bytes profile, uvarint idv
 //	strings   source, message id, replay, the batch's sentAt; bytes: batch context (uvarint length, then the bytes)
 //	          then what Scan found, so that no reader scans again:
 //	strings   type, name, user id, anonymous id, group id, previous id, channel, timestamp, sentAt, originalTimestamp, library
@@ -95,6 +97,7 @@ const (
 	flagLate      = 1
 	flagOwnID     = 2
 	flagForwarded = 4
+	flagOwners    = 8
 )
 
 // AppendResolved appends the value of the event's record in `resolved`. config is Plan.Hash of the task.
@@ -120,6 +123,9 @@ func AppendResolved(dst []byte, ev *Event, config uint64) []byte {
 	if ev.Forwarded {
 		flags |= flagForwarded
 	}
+	if len(ev.Owners) > 0 {
+		flags |= flagOwners
+	}
 	dst = append(dst, flags)
 	dst = binary.BigEndian.AppendUint64(dst, config)
 	dst = binary.AppendUvarint(dst, uint64(len(ev.Identifiers)))
@@ -127,6 +133,12 @@ func AppendResolved(dst []byte, ev *Event, config uint64) []byte {
 		dst = append(dst, id.Type.Code)
 		dst = AppendText(dst, id.Type.Name)
 		dst = AppendText(dst, id.Value)
+	}
+	if len(ev.Owners) > 0 {
+		dst = binary.AppendUvarint(dst, uint64(len(ev.Owners)))
+		for _, o := range ev.Owners {
+			dst = binary.AppendUvarint(append(binary.AppendUvarint(dst, uint64(o.Index)), o.Profile[:]...), o.IDV)
+		}
 	}
 	dst = AppendText(dst, ev.Source)
 	dst = AppendText(dst, ev.MessageID)
@@ -177,6 +189,12 @@ func ParseResolved(r *Record, ev *Event) (config uint64, rej *RejectError) {
 	for n := d.Uvarint(); n > 0 && d.err == nil; n-- {
 		code := d.Byte()
 		ev.Identifiers = append(ev.Identifiers, Identifier{Type: IdentifierType{Code: code, Name: d.Text()}, Value: d.Text()})
+	}
+	if flags&flagOwners != 0 {
+		for n := d.Length(18); n > 0 && d.err == nil; n-- {
+			o := Owner{Index: int(min(d.Uvarint(), MaxIdentifiers)), Profile: d.ID(), IDV: d.Uvarint()}
+			ev.Owners = append(ev.Owners, o)
+		}
 	}
 	ev.Source, ev.MessageID, ev.Replay, ev.SentAt = d.Text(), d.Text(), d.Text(), d.Text()
 	if c := d.take(int(min(d.Uvarint(), math.MaxInt32))); len(c) > 0 {

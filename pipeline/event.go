@@ -80,6 +80,8 @@ type Event struct {
 	Primary   ID     // strongest identifier on the event; nil UUID: nobody
 	Canonical ID     // the profile it belongs to now
 	IDV       uint64 // offset of the last change of the profile's component, 0 if it was never linked
+	// Owners are the profiles of those identifiers that do not belong to Canonical as of IDV: their link was refused.
+	Owners []Owner
 
 	// What the engine knows of the profile in the profile task.
 	Turn  uint64 // offset of the last finished turn of regrouping, 0 if there was none
@@ -99,6 +101,26 @@ type Event struct {
 	Changed []string // names of what this event changed on the profile, without repeats; the stage reuses the slice for the next event
 	// Inputs marks the attributes whose value changed, by Attribute.Index; what the stages after profile need to look at.
 	Inputs AttributeSet
+	// Shown marks the identifiers that the profile, or one that is Held the event's fragment, has not had before: bit i is
+	// Identifiers[i].
+	Shown uint32
+}
+
+// Owner is the profile of an identifier on an event.
+type Owner struct {
+	Index   int // in Event.Identifiers
+	Profile ID
+	IDV     uint64 // offset of the last change of the profile's component
+}
+
+// OwnerOf is the owner of an identifier by its index, nil if that is Canonical.
+func (ev *Event) OwnerOf(i int) *Owner {
+	for n := range ev.Owners {
+		if ev.Owners[n].Index == i {
+			return &ev.Owners[n]
+		}
+	}
+	return nil
 }
 
 // Now is the time at which the stages look at the profile: when the event was received; at a due time, exactly that.

@@ -19,6 +19,7 @@ type Resolution struct {
 	Primary   ID
 	Canonical ID
 	IDV       uint64
+	Owners    []Owner
 }
 
 // Links is a process's replica of the link log: what the links that it has applied say. It is safe for concurrent use.

@@ -27,7 +27,8 @@ type Move struct {
 	Fragments []Fragment
 	Whole     bool // the profile's own identifier goes, too: it is merged into To, and Decisions come with it
 	Decisions []StageBytes
-	Last      bool // the last one from From in this turn: the answer
+	Values    []Sighting // of identifiers that go along and stand in no fragment that does
+	Last      bool       // the last one from From in this turn: the answer
 	Now       int64
 }
 
@@ -36,6 +37,15 @@ type Fragment struct {
 	Primary  ID
 	IDV      uint64 // highest offset of a change of its person that an event in it knew of
 	Contents []StageBytes
+}
+
+// Sighting is an identifier as an event has shown it, for the profile that it belongs to.
+type Sighting struct {
+	ID          ID
+	Type, Value string
+	Profile     ID     // whose it is
+	Offset      uint64 // of the link log: since then
+	At          int64  // when it was seen, or came to the profile; Unix milliseconds
 }
 
 // StageBytes is what one stage keeps.
@@ -49,10 +59,13 @@ type StageBytes struct {
 //	regroup   format, 'r', offset, 16 bytes profile, count and (16 bytes id, 16 bytes to), count and 16 bytes from,
 //	          strings kind, rule, reason, message id, varint now
 //	move      format, 'm', offset, 16 bytes from, 16 bytes to, byte flags (1 whole, 2 last), varint now,
-//	          count and fragments (16 bytes primary, idv, count and (byte code, bytes)), count and decisions (byte code, bytes)
+//	          count and fragments (16 bytes primary, idv, count and (byte code, bytes)), count and decisions (byte code, bytes),
+//	          count and values (bytes: a sighting)
+//	sighting  format, 'i', 16 bytes identifier, strings type, value, 16 bytes profile, offset, varint at
 const (
-	resolvedRegroup = 'r'
-	resolvedMove    = 'm'
+	resolvedRegroup  = 'r'
+	resolvedMove     = 'm'
+	resolvedSighting = 'i'
 
 	flagWhole = 1
 	flagLast  = 2
@@ -60,9 +73,10 @@ const (
 
 // Kinds of records in `resolved`, as ResolvedKind tells them.
 const (
-	KindEvent   = resolvedEvent
-	KindRegroup = resolvedRegroup
-	KindMove    = resolvedMove
+	KindEvent    = resolvedEvent
+	KindRegroup  = resolvedRegroup
+	KindMove     = resolvedMove
+	KindSighting = resolvedSighting
 )
 
 // ResolvedKind is what a record of `resolved` is; 0 if that cannot be told.
@@ -126,7 +140,28 @@ func (m *Move) Append(dst []byte) []byte {
 		dst = binary.AppendUvarint(dst, f.IDV)
 		dst = AppendStageBytes(dst, f.Contents)
 	}
-	return AppendStageBytes(dst, m.Decisions)
+	dst = binary.AppendUvarint(AppendStageBytes(dst, m.Decisions), uint64(len(m.Values)))
+	for i := range m.Values {
+		dst = AppendText(dst, text(m.Values[i].Append(nil)))
+	}
+	return dst
+}
+
+// Append appends the value of the record, whose key is Profile.
+func (s *Sighting) Append(dst []byte) []byte {
+	dst = append(append(dst, resolvedFormat, resolvedSighting), s.ID[:]...)
+	dst = append(AppendText(AppendText(dst, s.Type), s.Value), s.Profile[:]...)
+	return binary.AppendVarint(binary.AppendUvarint(dst, s.Offset), s.At)
+}
+
+// ParseSighting reads a record of that kind. Its bytes are copied.
+func ParseSighting(value []byte) (*Sighting, *RejectError) {
+	d, rej := resolvedDecoder(value)
+	if rej != nil {
+		return nil, rej
+	}
+	s := &Sighting{ID: d.ID(), Type: d.String(), Value: d.String(), Profile: d.ID(), Offset: d.Uvarint(), At: d.Varint()}
+	return s, d.rejected()
 }
 
 // ParseMove reads a record of that kind. Its bytes are parts of value.
@@ -143,6 +178,16 @@ func ParseMove(value []byte) (*Move, *RejectError) {
 		m.Fragments = append(m.Fragments, Fragment{Primary: d.ID(), IDV: d.Uvarint(), Contents: d.StageBytes()})
 	}
 	m.Decisions = d.StageBytes()
+	if d.Complete() { // of a version that had no values
+		return m, nil
+	}
+	for n := d.Uvarint(); n > 0 && d.err == nil; n-- {
+		s, rej := ParseSighting(d.Bytes())
+		if rej != nil {
+			return nil, rej
+		}
+		m.Values = append(m.Values, *s)
+	}
 	return m, d.rejected()
 }
 

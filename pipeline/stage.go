@@ -46,6 +46,12 @@ type FragmentKeeper interface {
 	Put(tx Tx, profile, primary ID, contents []byte) error
 }
 
+// IdentifierShower is a FragmentKeeper that tells which identifiers the events of a fragment have shown, by type name and value.
+type IdentifierShower interface {
+	FragmentKeeper
+	Identifiers(tx Tx, profile, primary ID) ([]Identifier, error)
+}
+
 // DecisionKeeper is a stage of the profile task that keeps a decision per profile, such as its segments. It goes with the
 // profile's own identifier: a profile that is merged into another brings what was decided of it; a part that splits off
 // starts with nothing.

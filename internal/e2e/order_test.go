@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -137,9 +138,12 @@ func readChanges(t *testing.T, brokers []string, topic string, events int) []cha
 			t.Fatalf("read %s after %d messages: %v", topic, len(all), err)
 		}
 		f.EachRecord(func(r *kgo.Record) {
-			var m struct{ ID string }
+			var m struct{ ID, Type string }
 			if err := json.Unmarshal(r.Value, &m); err != nil || m.ID == "" {
 				t.Fatalf("a message without an id: %v: %q", err, r.Value)
+			}
+			if strings.HasPrefix(m.Type, "identity.") {
+				return // for the tables alone
 			}
 			all = append(all, change{m.ID, string(r.Value)})
 		})

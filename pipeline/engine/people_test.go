@@ -40,7 +40,7 @@ type variant struct {
 	limit, shared       int // users per person; stronger identifiers per e-mail
 	events, operators   int
 	traps               bool     // the pipeline of traps_test.go
-	kinds               string   // of operations: u unlink, b block, f unblock
+	kinds               string   // of operations: u unlink, b block, f unblock, l link of any two
 	rare                []uint64 // seeds that find what few others do
 	crashes             bool
 	again               bool // some events come twice
@@ -52,6 +52,7 @@ var variants = []variant{
 	{name: "limits", users: 6, mails: 4, anons: 14, limit: 1, shared: 2, events: 160, operators: 15, kinds: "uuubff", again: true},
 	{name: "all", users: 6, mails: 4, anons: 14, limit: 1, shared: 2, events: 160, operators: 15, kinds: "uuubff", crashes: true, again: true},
 	{name: "storm", users: 4, mails: 3, anons: 6, limit: 2, shared: 2, events: 90, operators: 40, kinds: "uubfff", crashes: true, rare: []uint64{28}},
+	{name: "links by hand", users: 3, mails: 4, anons: 4, limit: 2, shared: 3, events: 20, operators: 40, kinds: "uuuulllll", crashes: true},
 }
 
 func TestPeople(t *testing.T) {
@@ -567,6 +568,12 @@ func (s *people) operator() {
 		s.operate(links.OpBlock, *o.Weak)
 	case 'f':
 		s.operate(links.OpUnblock, *o.Weak)
+	case 'l':
+		a, b := s.id(pipeline.CodeUserID, s.IntN(s.users)), s.id(pipeline.CodeAnonymousID, s.IntN(s.anons))
+		if s.IntN(2) == 0 {
+			a = s.id(pipeline.CodeEmail, s.IntN(s.mails))
+		}
+		s.operate(links.OpLink, a, b)
 	}
 }
 
@@ -703,6 +710,43 @@ func (s *people) verify() {
 		}
 	}
 	s.verifyTransitions(segments)
+	s.verifyIdentifiers(end)
+}
+
+// verifyIdentifiers keeps the newest row of each identifier, as the table does: each that an event had is there, with the person
+// that it belongs to.
+func (s *people) verifyIdentifiers(end *oracle.People) {
+	s.t.Helper()
+	type row struct {
+		profile string
+		version uint64
+	}
+	rows := map[string]row{}
+	for _, m := range s.changes {
+		if m.Type != pipeline.IdentityIdentifier {
+			continue
+		}
+		data := gjson.ParseBytes(m.Data)
+		id, err := s.plan.Identities.Parse(data.Get("type").Str + ":" + data.Get("value").Str)
+		s.check(err)
+		if id.ID.String() != data.Get("id").Str || m.ProfileID.String() != data.Get("profile_id").Str {
+			s.t.Errorf("Identifiers: a row is not of its identifier or profile: %s", m.Data)
+		}
+		r := row{data.Get("profile_id").Str, data.Get("version").Uint()}
+		if old, ok := rows[id.ID.String()]; ok && old.version == r.version && old.profile != r.profile {
+			s.t.Errorf("Identifiers: %s is told of with version %d and two profiles", id.Type.Name, r.version)
+		}
+		if r.version >= rows[id.ID.String()].version {
+			rows[id.ID.String()] = r
+		}
+	}
+	for _, f := range s.facts {
+		for _, id := range f.ids {
+			if got, want := rows[id.String()].profile, pipeline.ID(end.Person(id)).String(); got != want {
+				s.t.Errorf("Identifiers: %v is told to belong to %q, and belongs to %s", id, got, want)
+			}
+		}
+	}
 }
 
 // found evaluates every profile as the store has it, and checks its roster.
@@ -736,7 +780,7 @@ func (s *people) look(see func(ev *pipeline.Event), end ...*oracle.People) {
 		a := s.profile[partitionOf(s.t, pipeline.AppendID(nil, id))]
 		j := newProfileJob(a.e)
 		w := &work{tx: a.part.Begin(), batch: &pipeline.Batch{}, now: a.now}
-		j.work, j.rosters = w, w.tx.Stage(codeRegroup)
+		j.work, j.rosters, j.values = w, w.tx.Stage(codeRegroup), w.tx.Stage(codeValues)
 		j.chain.begin(w)
 		o, err := j.roster(id, false)
 		s.check(err)

@@ -35,7 +35,7 @@ type profileJob struct {
 	undone  bool          // an event was rolled back: profiles seen before it may be gone
 	timers  timers
 
-	rosters pipeline.Tx // of the running transaction
+	rosters, values pipeline.Tx // of the running transaction
 
 	key, value, data, meta []byte // scratch
 }
@@ -58,7 +58,7 @@ func (j *profileJob) process(ctx context.Context, w *work) error {
 	clear(j.updates)
 	j.order, j.undone = j.order[:0], false
 	j.chain.begin(w)
-	j.rosters = w.tx.Stage(codeRegroup)
+	j.rosters, j.values = w.tx.Stage(codeRegroup), w.tx.Stage(codeValues)
 	j.timers.begin(w)
 	if err := j.fire(ctx); err != nil {
 		return err
@@ -94,6 +94,8 @@ func (j *profileJob) one(ctx context.Context, r *pipeline.Record) error {
 		return broken(j.regroup(ctx, r))
 	case pipeline.KindMove:
 		return broken(j.move(ctx, r))
+	case pipeline.KindSighting:
+		return broken(j.sighting(r))
 	}
 	config, rej := pipeline.ParseResolved(r, &j.ev)
 	if rej != nil {

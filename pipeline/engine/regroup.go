@@ -32,6 +32,7 @@ const codeRegroup byte = 255
 const (
 	moveFragments = 100
 	moveBytes     = 512 << 10
+	moveValues    = 200 // of identifiers; one has at most pipeline.MaxIDBytes
 )
 
 // regroup takes a record of that kind.
@@ -80,6 +81,9 @@ func (j *profileJob) move(ctx context.Context, r *pipeline.Record) error {
 		if err := j.chain.put(o.profile, f); err != nil {
 			return err
 		}
+	}
+	for i := range m.Values {
+		j.learn(o.profile, &m.Values[i])
 	}
 	t := o.turn(m.Offset)
 	if m.Last {
@@ -133,6 +137,10 @@ func (j *profileJob) drain(ctx context.Context, o *roster) error {
 func (j *profileJob) letGo(ctx context.Context, o *roster, t *turn) error {
 	t.left = true
 	var moves []*pipeline.Move
+	values, err := j.leaving(o, t.leave)
+	if err != nil {
+		return err
+	}
 	for _, l := range t.leave {
 		i := slices.IndexFunc(moves, func(m *pipeline.Move) bool { return m.To == l.To })
 		if i < 0 {
@@ -142,7 +150,6 @@ func (j *profileJob) letGo(ctx context.Context, o *roster, t *turn) error {
 		m := moves[i]
 		if at, ok := o.fragment(l.ID); ok {
 			f := pipeline.Fragment{Primary: l.ID, IDV: o.fragments[at].idv}
-			var err error
 			if f.Contents, err = j.chain.take(o.profile, l.ID); err != nil {
 				return err
 			}
@@ -157,6 +164,7 @@ func (j *profileJob) letGo(ctx context.Context, o *roster, t *turn) error {
 			m.Whole = true
 		}
 	}
+	j.partWith(o, t, values, moves)
 	for _, m := range moves {
 		if m.Whole {
 			if err := j.depart(ctx, o, t, m); err != nil {
@@ -199,6 +207,10 @@ func (j *profileJob) people(kind string, profile pipeline.ID, word string, other
 
 // send produces a move, in pieces if it is large.
 func (j *profileJob) send(m *pipeline.Move) {
+	for len(m.Values) > moveValues {
+		j.produceResolved(m.To, (&pipeline.Move{Offset: m.Offset, From: m.From, To: m.To, Now: m.Now, Values: m.Values[:moveValues]}).Append(nil))
+		m.Values = m.Values[moveValues:]
+	}
 	rest := m.Fragments
 	for {
 		n, size := 0, 0
@@ -211,7 +223,7 @@ func (j *profileJob) send(m *pipeline.Move) {
 		piece := *m
 		piece.Fragments, rest = rest[:n], rest[n:]
 		if piece.Last = len(rest) == 0; !piece.Last {
-			piece.Decisions = nil
+			piece.Decisions, piece.Values = nil, nil
 		}
 		j.produceResolved(m.To, piece.Append(nil))
 		if piece.Last {
@@ -280,7 +292,9 @@ func (j *profileJob) place(ev *pipeline.Event, config uint64) (forwarded bool, e
 		return false, err
 	}
 	if i, ok := o.gone(ev.Primary); ok && o.pointers[i].offset > ev.IDV {
+		idv := ev.IDV
 		ev.Canonical, ev.IDV, ev.Forwarded = o.pointers[i].to, o.pointers[i].offset, true
+		o.owners(ev, j.plan.Identities, idv)
 		j.produceResolved(ev.Canonical, pipeline.AppendResolved(nil, ev, config))
 		return true, nil
 	}

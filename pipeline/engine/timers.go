@@ -267,6 +267,9 @@ func (j *profileJob) wake(ctx context.Context, profile pipeline.ID, at time.Time
 func (j *profileJob) through() error {
 	j.tell(j.chain.messages)
 	j.note(&j.ev)
+	if err := j.announce(&j.ev); err != nil {
+		return err
+	}
 	if j.ev.Held || j.ev.Canonical == (pipeline.ID{}) {
 		return nil
 	}

@@ -253,16 +253,33 @@ func (r *Replica) Resolve(ids []pipeline.Identifier) (pipeline.Resolution, error
 		case p.unusable():
 			continue
 		case p.ambiguous():
-			return r.nobody(id), nil
+			return r.nobody(id, ids)
 		}
-		return pipeline.Resolution{Primary: id, Canonical: p.profile, IDV: p.changed}, nil
+		return r.owners(pipeline.Resolution{Primary: id, Canonical: p.profile, IDV: p.changed}, ids)
 	}
-	return r.nobody(ids[0].ID), nil
+	return r.nobody(ids[0].ID, ids)
 }
 
-func (r *Replica) nobody(id pipeline.ID) pipeline.Resolution {
+func (r *Replica) nobody(id pipeline.ID, ids []pipeline.Identifier) (pipeline.Resolution, error) {
 	x := r.Ambiguous(id)
-	return pipeline.Resolution{Primary: x, Canonical: x}
+	return r.owners(pipeline.Resolution{Primary: x, Canonical: x}, ids)
+}
+
+// owners adds the profiles of the identifiers that are not the resolution's. Most events have none.
+func (r *Replica) owners(to pipeline.Resolution, ids []pipeline.Identifier) (pipeline.Resolution, error) {
+	for i := range ids {
+		if ids[i].ID == to.Primary {
+			continue
+		}
+		p, err := r.find(ids[i].ID)
+		if err != nil {
+			return pipeline.Resolution{}, err
+		}
+		if p.profile != to.Canonical {
+			to.Owners = append(to.Owners, pipeline.Owner{Index: i, Profile: p.profile, IDV: p.changed})
+		}
+	}
+	return to, nil
 }
 
 // find reads what is known of an identifier, from the cache or the store.

@@ -78,7 +78,7 @@ func (b *eventBatch) tables() []*rows { return []*rows{&b.rows} }
 
 func (b *eventBatch) add(r *pipeline.Record) *pipeline.RejectError {
 	switch pipeline.ResolvedKind(r) {
-	case pipeline.KindRegroup, pipeline.KindMove:
+	case pipeline.KindRegroup, pipeline.KindMove, pipeline.KindSighting:
 		return nil
 	}
 	ev := &b.event

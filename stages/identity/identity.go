@@ -56,6 +56,6 @@ func (s *stage) Process(_ context.Context, _ pipeline.Tx, ev *pipeline.Event, em
 	if err != nil {
 		return fmt.Errorf("find the person of partition %d, offset %d: %w", ev.Partition, ev.Offset, err)
 	}
-	ev.Primary, ev.Canonical, ev.IDV = r.Primary, r.Canonical, r.IDV
+	ev.Primary, ev.Canonical, ev.IDV, ev.Owners = r.Primary, r.Canonical, r.IDV, r.Owners
 	return emit.Event(ev)
 }

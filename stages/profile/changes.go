@@ -66,6 +66,7 @@ func (s *stage) identifierChanges(b []byte, st, person *state, ev *pipeline.Even
 			_, isNew = person.takesIdentifier(id.Type.Name, id.Value, at.ms)
 		}
 		if isNew {
+			ev.Shown |= 1 << i
 			changed(ev, id.Type.Name)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/millstream-io/millstream/pipeline"
 )
 
-var _ pipeline.FragmentKeeper = (*stage)(nil)
+var _ pipeline.IdentifierShower = (*stage)(nil)
 
 // Take removes a fragment and returns its full state, nil if there is none.
 func (s *stage) Take(tx pipeline.Tx, profile, primary pipeline.ID) ([]byte, error) {
@@ -28,6 +28,19 @@ func (s *stage) Put(tx pipeline.Tx, profile, primary pipeline.ID, contents []byt
 		return fmt.Errorf("add a fragment to a profile: %w", err)
 	}
 	return nil
+}
+
+// Identifiers are those that the fragment's events have shown.
+func (s *stage) Identifiers(tx pipeline.Tx, profile, primary pipeline.ID) ([]pipeline.Identifier, error) {
+	st, err := s.load(tx, profile, primary)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]pipeline.Identifier, len(st.identifiers))
+	for i, x := range st.identifiers {
+		list[i] = pipeline.Identifier{Type: pipeline.IdentifierType{Name: x.typ}, Value: x.value}
+	}
+	return list, nil
 }
 
 // fragment is the key of a fragment, valid until the next call.

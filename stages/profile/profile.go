@@ -57,7 +57,7 @@ func newStage(p *plan) *stage {
 // An event of nobody passes without a profile, and so does one of a profile that is held. An evaluation of a profile without
 // any event passes without one too, unless the profile was regrouped: then it is a profile that is Empty.
 func (s *stage) Process(_ context.Context, tx pipeline.Tx, ev *pipeline.Event, emit pipeline.Emit) error {
-	ev.Profile, ev.Changed, ev.Inputs = nil, nil, pipeline.AttributeSet{}
+	ev.Profile, ev.Changed, ev.Inputs, ev.Shown = nil, nil, pipeline.AttributeSet{}, 0
 	if ev.Canonical == (pipeline.ID{}) {
 		return emit.Event(ev)
 	}
