@@ -87,25 +87,35 @@ func (e *engine) forgetOutcomes(ctx context.Context) error {
 }
 
 // state writes the links that events state for the first time, and returns when the replica has them. linker tells for each
-// event what is new; it is asked again, because what is linked may change what an event states.
-func (e *engine) state(ctx context.Context, linker pipeline.Linker, events []*pipeline.Event) error {
+// event what is new; it is asked again, because what is linked may change what an event states. before sees the first
+// statements, and by which of the events, before any is written; its error ends the call.
+func (e *engine) state(ctx context.Context, linker pipeline.Linker, events []*pipeline.Event, before func(statements []pipeline.Statement, by []int) error) error {
 	select {
 	case <-e.caughtUp: // before that, what is known looks new
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 	var statements []pipeline.Statement
-	for {
-		statements = statements[:0]
+	var by []int
+	for first := true; ; first = false {
+		statements, by = statements[:0], by[:0]
 		open := events[:0:0]
-		for _, ev := range events {
-			before := len(statements)
-			if statements = linker.Links(statements, ev); len(statements) > before {
+		for i, ev := range events {
+			known := len(statements)
+			if statements = linker.Links(statements, ev); len(statements) > known {
 				open = append(open, ev)
+			}
+			for range statements[known:] {
+				by = append(by, i)
 			}
 		}
 		if len(statements) == 0 {
 			return nil
+		}
+		if first {
+			if err := before(statements, by); err != nil {
+				return err
+			}
 		}
 		end, err := e.produceLinks(ctx, statements)
 		if err != nil {

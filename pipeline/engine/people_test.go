@@ -434,7 +434,12 @@ func (s *people) step(a *actor, topic []pipeline.Record, most int) bool {
 	if a.next >= len(topic) { // more: the replica of the regroup task has begun anew
 		return false
 	}
-	end := min(a.next+1+s.IntN(most), len(topic))
+	s.take(a, topic, min(a.next+1+s.IntN(most), len(topic)))
+	return true
+}
+
+// take takes the records before end through an actor; the rest of a batch that is divided is left for the next time.
+func (s *people) take(a *actor, topic []pipeline.Record, end int) {
 	lose := s.crashes && s.IntN(12) == 0
 	for {
 		w := &work{tx: a.part.Begin(), batch: &pipeline.Batch{Partition: a.partition, Records: topic[a.next:end], Next: int64(end)}, now: a.now}
@@ -443,11 +448,17 @@ func (s *people) step(a *actor, topic []pipeline.Record, most int) bool {
 			w.tx.Discard()
 			continue
 		}
+		var divided *dividedError
+		if errors.As(err, &divided) {
+			w.tx.Discard()
+			end = int(divided.at[0])
+			continue
+		}
 		s.check(err)
 		if lose {
 			w.tx.Discard()
 			s.crash(a)
-			return true
+			return
 		}
 		a.number++
 		pos := state.Position{Offsets: int64(end), StreamTime: w.now, Number: a.number}
@@ -466,7 +477,7 @@ func (s *people) step(a *actor, topic []pipeline.Record, most int) bool {
 		for i := range s.changes[told:] {
 			s.consistent(&s.changes[told+i])
 		}
-		return true
+		return
 	}
 }
 

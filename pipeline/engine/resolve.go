@@ -34,7 +34,8 @@ func (e *engine) stageReader() broker.SubscriberConfig {
 }
 
 // resolveJob takes events through the stages of the resolve task. If one of these needs the link log, all events of a batch go
-// through the stages before it, then what they state is linked, and then they go on.
+// through the stages before it, then what they state is linked, and then they go on. A batch in which that would be unfair is
+// divided, see divide.go.
 type resolveJob struct {
 	*engine
 	first  *chain // the stages before the linker, or all
@@ -82,7 +83,7 @@ func (j *resolveJob) process(ctx context.Context, w *work) error {
 	if err := j.each(ctx, nil); err != nil {
 		return err
 	}
-	if err := j.state(ctx, j.linker, j.passed); err != nil {
+	if err := j.state(ctx, j.linker, j.passed, j.divide); err != nil {
 		return fmt.Errorf("%w: %w", errOutside, err)
 	}
 	j.rest.begin(w)

@@ -241,6 +241,15 @@ func (w *worker) next(ctx context.Context, batches <-chan *message.Message) *mes
 // work processes one batch and makes it durable.
 func (w *worker) work(ctx context.Context, b *pipeline.Batch) error {
 	k, err := w.process(ctx, b)
+	var divided *dividedError
+	if errors.As(err, &divided) {
+		for _, part := range divided.parts(b) {
+			if err := w.work(ctx, part); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	if err != nil {
 		return err
 	}
