@@ -18,10 +18,10 @@ type Type struct {
 	SharedBy int // stronger identifiers per value; 0: any number
 }
 
-// Operation is one operation of the link log: "link", "unlink", "block", "unblock".
+// Operation is one operation of the link log: "link", "unlink", "block", "unblock", "erase".
 type Operation struct {
 	Op       string
-	A, B     ID   // the stronger and the weaker one; of block and unblock A
+	A, B     ID   // the stronger and the weaker one; of block, unblock and erase A
 	Operator bool // link: asked for by a person, so it ends an unlink
 }
 
@@ -33,11 +33,18 @@ type People struct {
 	unusable  map[ID]bool
 	ambiguous map[ID]bool
 	edges     map[[2]ID]bool // value: holds, not denied
+	blocked   map[ID]bool    // by an operator
+	erased    map[ID]ID      // erased identifier → whoever has its value now
+	erasures  map[ID]uint64  // erased identifier → offset of the operation
+
+	// Next gives the id of whoever has the value of an identifier after the operation at an offset erased it.
+	Next func(id ID, offset uint64) ID
 }
 
 // NewPeople returns people of whom nothing is known.
 func NewPeople(types []Type) *People {
-	return &People{types: types, canon: map[ID]ID{}, changed: map[ID]uint64{}, unusable: map[ID]bool{}, ambiguous: map[ID]bool{}, edges: map[[2]ID]bool{}}
+	return &People{types: types, canon: map[ID]ID{}, changed: map[ID]uint64{}, unusable: map[ID]bool{}, ambiguous: map[ID]bool{}, edges: map[[2]ID]bool{},
+		blocked: map[ID]bool{}, erased: map[ID]ID{}, erasures: map[ID]uint64{}}
 }
 
 // Person is the canonical identifier of an identifier.
@@ -52,7 +59,16 @@ func (p *People) Person(id ID) ID {
 func (p *People) Changed(person ID) uint64 { return p.changed[person] }
 
 // Apply applies the operation at an offset and returns the identifiers whose person is another one now, with the person before.
+//
+// Somebody who is erased moves to nobody, and is not returned.
 func (p *People) Apply(o Operation, offset uint64) map[ID]ID {
+	a, b := p.Now(o.A), p.Now(o.B)
+	if (a != o.A || b != o.B) && o.Op == "link" && !o.Operator {
+		return nil // said of somebody who is erased
+	}
+	if o.A, o.B = a, b; o.B != (ID{}) && p.compare(a, b) > 0 && (o.Op == "unlink" || o.Operator) {
+		o.A, o.B = b, a
+	}
 	before := map[ID]ID{}
 	for _, id := range p.all(o) {
 		before[id] = p.Person(id)
@@ -80,9 +96,15 @@ func (p *People) Apply(o Operation, offset uint64) map[ID]ID {
 			p.unusable[o.A] = block
 			p.derive(o.A)
 		}
+		p.blocked[o.A] = o.Op == "block"
+	case "erase":
+		p.erase(o.A, offset)
 	}
 	moved := map[ID]ID{}
 	for id, was := range before {
+		if _, gone := p.erased[id]; gone {
+			continue
+		}
 		if now := p.Person(id); now != was {
 			moved[id] = was
 			p.changed[now], p.changed[was] = offset, offset
@@ -97,6 +119,52 @@ func (p *People) all(o Operation) []ID {
 		list = append(list, e[0], e[1])
 	}
 	return list
+}
+
+// Now is whoever has the value of an identifier now.
+func (p *People) Now(id ID) ID {
+	for {
+		next, gone := p.erased[id]
+		if !gone {
+			return id
+		}
+		id = next
+	}
+}
+
+// Erased tells by which operation an identifier was erased.
+func (p *People) Erased(id ID) (offset uint64, gone bool) {
+	offset, gone = p.erasures[id]
+	return offset, gone
+}
+
+// Gone is how many identifiers were erased.
+func (p *People) Gone() int { return len(p.erased) }
+
+// erase forgets all identifiers of a person and every link of one of them.
+func (p *People) erase(id ID, offset uint64) {
+	person := p.Person(id)
+	gone := map[ID]bool{id: true}
+	for m, c := range p.canon {
+		if c == person {
+			gone[m] = true
+		}
+	}
+	var others []ID
+	for e := range p.edges {
+		if gone[e[0]] || gone[e[1]] {
+			delete(p.edges, e)
+			others = append(others, e[0], e[1])
+		}
+	}
+	for m := range gone {
+		next := p.Next(m, offset)
+		p.erased[m], p.erasures[m] = next, offset
+		p.unusable[next], p.blocked[next] = p.blocked[m], p.blocked[m]
+		delete(p.canon, m)
+		delete(p.ambiguous, m)
+	}
+	p.derive(slices.DeleteFunc(others, func(m ID) bool { return gone[m] })...)
 }
 
 func (p *People) link(a, b ID) {
@@ -208,6 +276,7 @@ func (p *People) derive(seeds ...ID) {
 // Resolve is the primary and the person of an event with these identifiers, strongest first. nobody stands for the person
 // whom an ambiguous identifier may mean.
 func (p *People) Resolve(ids []ID, nobody func(ID) ID) (primary, person ID) {
+	ids = p.now(ids)
 	for _, id := range ids {
 		switch {
 		case p.unusable[id]:
@@ -223,7 +292,7 @@ func (p *People) Resolve(ids []ID, nobody func(ID) ID) (primary, person ID) {
 // Unknown are the links that an event with these identifiers, strongest first, states for the first time.
 func (p *People) Unknown(ids []ID) (links [][2]ID) {
 	hub, found := ID{}, false
-	for _, id := range ids {
+	for _, id := range p.now(ids) {
 		switch {
 		case p.unusable[id]:
 		case !found:
@@ -237,6 +306,16 @@ func (p *People) Unknown(ids []ID) (links [][2]ID) {
 		}
 	}
 	return links
+}
+
+// now are the identifiers of an event with those who have their values now, strongest first.
+func (p *People) now(ids []ID) []ID {
+	list := make([]ID, len(ids))
+	for i, id := range ids {
+		list[i] = p.Now(id)
+	}
+	slices.SortFunc(list, p.compare)
+	return list
 }
 
 func (p *People) typeOf(id ID) Type {
@@ -268,5 +347,6 @@ func (p *People) rank(id ID) int {
 // Clone returns a copy.
 func (p *People) Clone() *People {
 	return &People{types: p.types, canon: maps.Clone(p.canon), changed: maps.Clone(p.changed), unusable: maps.Clone(p.unusable),
-		ambiguous: maps.Clone(p.ambiguous), edges: maps.Clone(p.edges)}
+		ambiguous: maps.Clone(p.ambiguous), edges: maps.Clone(p.edges),
+		blocked: maps.Clone(p.blocked), erased: maps.Clone(p.erased), erasures: maps.Clone(p.erasures), Next: p.Next}
 }

@@ -26,7 +26,10 @@ func (a *applier) apply(o *Operation, offset uint64) (*Outcome, error) {
 	a.moved = map[pipeline.ID]pipeline.ID{}
 	switch o.Op {
 	case OpLink, OpUnlink:
-		l := pipeline.Link{Strong: *o.Strong, Weak: *o.Weak}
+		l, ok := a.meant(o)
+		if !ok {
+			break
+		}
 		out.Strong, out.Weak = l.Strong, l.Weak
 		out.From, out.Into = a.profile(l.Weak), a.profile(l.Strong)
 		if o.Op == OpLink {
@@ -35,10 +38,12 @@ func (a *applier) apply(o *Operation, offset uint64) (*Outcome, error) {
 			a.unlink(l)
 		}
 	case OpBlock, OpUnblock:
-		out.Strong = *o.ID
-		out.From = a.profile(*o.ID)
+		out.Strong = a.current(*o.ID)
+		out.From = a.profile(out.Strong)
 		out.Into = out.From
-		a.block(*o.ID, o.Op == OpBlock)
+		a.block(out.Strong, o.Op == OpBlock)
+	case OpErase:
+		a.erase(a.current(*o.ID), out)
 	}
 	a.finish(out)
 	return out, a.err

@@ -29,6 +29,9 @@ type place struct {
 func (p *place) unusable() bool  { return p.flags&(flagBlocked|flagQuarantined) != 0 }
 func (p *place) ambiguous() bool { return p.flags&flagAmbiguous != 0 }
 
+// erased tells that profile is not the profile but the successor.
+func (p *place) erased() bool { return p.flags&flagErased != 0 }
+
 func newCache() *cache { return &cache{} }
 
 // slot is a place in the arrays. Identifier ids are keyed hashes behind their first byte.

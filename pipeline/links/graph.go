@@ -14,11 +14,13 @@ import (
 
 // Keys of the store. An identifier that was never linked, blocked or counted has none.
 //
-//	i id            → profile, 16 bytes; absent: the id itself
+//	i id            → profile, 16 bytes; absent: the id itself. Of an erased one: its successor
 //	m profile       → the members, 16 bytes each, sorted by id; absent: the profile's own id alone
 //	v profile       → offset of the operation that changed its members last, 8 bytes; absent: 0
 //	e strong weak   → byte 0, or 1 if an operator took the link back
 //	f weak strong   → nothing: the same link from the other end
+//	b id            → of a successor: the id that follows from the value, 16 bytes
+//	x               → nothing: somebody was erased
 //	s id            → byte of flags, then how many links lead to it from stronger ones (uvarint)
 //	o offset        → JSON of the outcome, until the regroup task is through
 //	~               → position, see replica.go
@@ -30,11 +32,14 @@ const (
 	keyReverse = 'f'
 	keyState   = 's'
 	keyOutcome = 'o'
+	keyOrigin  = 'b'
+	keyErased  = 'x'
 	keyPlace   = '~'
 
 	flagBlocked     = 1 // by an operator
 	flagQuarantined = 2 // shared by too many
 	flagAmbiguous   = 4 // the weak end of a refused link
+	flagErased      = 8 // alone
 )
 
 // graph reads and writes the store for the one goroutine that applies the log: the writes of the batch in hand lie over it.
@@ -44,6 +49,7 @@ type graph struct {
 	writes  map[string][]byte               // nil: deleted
 	links   map[pipeline.ID][]pipeline.Link // added in this batch, by either end
 	touched map[pipeline.ID]bool            // what a cache may have wrong after the batch
+	dropped bool                            // links were dropped in this batch
 	err     error
 }
 
@@ -173,6 +179,9 @@ func (g *graph) linksOf(id pipeline.ID) []pipeline.Link {
 			}
 			found[l] = true
 		})
+	}
+	if g.dropped {
+		maps.DeleteFunc(found, func(l pipeline.Link, _ bool) bool { return !g.hasLink(l) })
 	}
 	return slices.Collect(maps.Keys(found))
 }

@@ -41,6 +41,7 @@ func newWorld(t testing.TB, types []links.Type) *world {
 		plain = append(plain, oracle.Type{Code: x.Code, Limit: x.Limit, SharedBy: x.SharedBy})
 	}
 	w.people = oracle.NewPeople(plain)
+	w.people.Next = func(id oracle.ID, offset uint64) oracle.ID { return links.Successor(id, offset) }
 	w.replica = w.open(w.dir)
 	t.Cleanup(func() { check(t, w.replica.Close()) })
 	w.append(&links.Operation{V: 1, Op: links.OpSettings, Settings: w.rules})
@@ -149,10 +150,13 @@ func TestReplicaEqualsOracle(t *testing.T) {
 			}
 			for range 120 {
 				a, b := ids[r.IntN(len(ids))], ids[r.IntN(len(ids))]
+				if r.IntN(6) > 0 { // else what is said of somebody who may have been erased
+					a, b = w.people.Now(a), w.people.Now(b)
+				}
 				if w.rules.Compare(a, b) > 0 {
 					a, b = b, a
 				}
-				switch k := r.IntN(20); {
+				switch k := r.IntN(21); {
 				case k < 14 && a != b:
 					w.append(link(a, b))
 				case k == 14 && a != b:
@@ -163,6 +167,8 @@ func TestReplicaEqualsOracle(t *testing.T) {
 					o, err := links.Operator(links.OpUnlink, w.rules, time.UnixMilli(1), "", b, a)
 					check(t, err)
 					w.append(&o)
+				case k == 20:
+					w.append(&links.Operation{V: 1, Op: links.OpErase, ID: &a})
 				case k < 19:
 					w.append(&links.Operation{V: 1, Op: links.OpBlock, ID: &a})
 				default:
@@ -192,10 +198,20 @@ func TestReplicaEqualsOracle(t *testing.T) {
 // compareOutcomes checks that the rows are exactly the identifiers that moved.
 func (w *world) compareOutcomes(r *links.Replica) {
 	w.t.Helper()
-	seen := map[int64]bool{}
+	seen, gone := map[int64]bool{}, map[pipeline.ID]pipeline.ID{}
 	check(w.t, r.Outcomes(0, int64(len(w.log)), func(o *links.Outcome) error {
 		seen[int64(o.Offset)] = len(o.Rows) > 0
 		want := w.rows[int64(o.Offset)]
+		for _, e := range o.Erased {
+			origin := e.ID
+			if before, ok := gone[e.ID]; ok {
+				origin = before
+			}
+			gone[e.Successor] = origin
+			if at, ok := w.people.Erased(e.ID); !ok || at != o.Offset || e.Origin != origin || o.Kind != links.Erased {
+				w.t.Errorf("offset %d: erased %+v, the oracle says %v at %d", o.Offset, e, ok, at)
+			}
+		}
 		if len(o.Rows) != len(want) {
 			w.t.Errorf("offset %d: rows %v, want %v", o.Offset, o.Rows, want)
 		}
@@ -206,6 +222,9 @@ func (w *world) compareOutcomes(r *links.Replica) {
 		}
 		return nil
 	}))
+	if len(gone) != w.people.Gone() {
+		w.t.Errorf("%d identifiers are erased, the oracle says %d", len(gone), w.people.Gone())
+	}
 	for offset := range w.rows {
 		if !seen[offset] {
 			w.t.Fatalf("offset %d has no outcome", offset)

@@ -17,6 +17,7 @@ const (
 	OpUnlink   = "unlink"   // they do not, whatever events state
 	OpBlock    = "block"    // the identifier says nothing about a person
 	OpUnblock  = "unblock"  // it does again; ends a quarantine, too
+	OpErase    = "erase"    // the person of the identifier is to be forgotten
 )
 
 // Operation is one record of the log, as JSON. It holds ids, never values: the log is kept for ever.
@@ -26,7 +27,7 @@ type Operation struct {
 
 	Strong *pipeline.ID `json:"strong,omitempty"` // link, unlink
 	Weak   *pipeline.ID `json:"weak,omitempty"`
-	ID     *pipeline.ID `json:"id,omitempty"` // block, unblock
+	ID     *pipeline.ID `json:"id,omitempty"` // block, unblock, erase
 
 	MessageID string     `json:"message_id,omitempty"` // the event that stated a link first
 	At        *time.Time `json:"at,omitempty"`         // when that was received, or when an operator asked
@@ -55,7 +56,7 @@ func Operator(op string, rules *Settings, at time.Time, reason string, ids ...pi
 			return o, fmt.Errorf("%s an identifier and itself", op)
 		}
 		o.Strong, o.Weak = &ids[0], &ids[1]
-	case (op == OpBlock || op == OpUnblock) && len(ids) == 1:
+	case (op == OpBlock || op == OpUnblock || op == OpErase) && len(ids) == 1:
 		o.ID = &ids[0]
 	default:
 		return o, fmt.Errorf("operation %s with %d identifiers", op, len(ids))
@@ -90,7 +91,7 @@ func Parse(value []byte) (*Operation, error) {
 		if o.Strong == nil || o.Weak == nil || *o.Strong == *o.Weak || *o.Strong == uuid.Nil || *o.Weak == uuid.Nil {
 			return nil, fmt.Errorf("operation %s needs two identifiers", o.Op)
 		}
-	case OpBlock, OpUnblock:
+	case OpBlock, OpUnblock, OpErase:
 		if o.ID == nil || *o.ID == uuid.Nil {
 			return nil, fmt.Errorf("operation %s needs an identifier", o.Op)
 		}

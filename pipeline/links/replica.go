@@ -35,12 +35,13 @@ type Replica struct {
 
 	mu      sync.RWMutex // held for reading while an event is resolved: all its answers are those of one offset
 	cache   *cache
+	erased  bool // somebody was; else nobody is asked for
 	next    int64
 	changed chan struct{} // closed at the next change
 }
 
 const (
-	replicaFormat = 1
+	replicaFormat = 2 // 1: before erasures, and the same but for them
 	memtableBytes = 4 << 20
 	blockBytes    = 16 << 20
 )
@@ -101,7 +102,9 @@ func (r *Replica) place() error {
 		return errOther
 	}
 	r.next = int64(binary.BigEndian.Uint64(v[1:]))
-	return nil
+	erased, err := read(r.db, []byte{keyErased})
+	r.erased = erased != nil
+	return err
 }
 
 func (r *Replica) encodePlace(next int64) []byte {
@@ -133,7 +136,7 @@ func (r *Replica) Reset() error {
 		return fmt.Errorf("empty the replica of the links: %w", err)
 	}
 	r.cache.clear()
-	r.next = 0
+	r.next, r.erased = 0, false
 	return nil
 }
 
@@ -200,6 +203,9 @@ func (r *Replica) commit(g *graph, next int64) error {
 	for id := range g.touched {
 		r.cache.forget(id)
 	}
+	if _, ok := g.writes[string([]byte{keyErased})]; ok {
+		r.erased = true
+	}
 	r.next = next
 	close(r.changed)
 	r.changed = make(chan struct{})
@@ -214,6 +220,10 @@ func (r *Replica) Unknown(dst []pipeline.Link, ids []pipeline.Identifier) []pipe
 	defer r.leave()
 	r.mu.RLock()
 	defer r.mu.RUnlock()
+	ids, err := r.now(ids)
+	if err != nil {
+		return dst
+	}
 	hub := pipeline.ID{}
 	for i := range ids {
 		id := ids[i].ID
@@ -244,6 +254,10 @@ func (r *Replica) Resolve(ids []pipeline.Identifier) (pipeline.Resolution, error
 	defer r.leave()
 	r.mu.RLock()
 	defer r.mu.RUnlock()
+	ids, err := r.now(ids)
+	if err != nil {
+		return pipeline.Resolution{}, err
+	}
 	for i := range ids {
 		id := ids[i].ID
 		p, err := r.find(id)
@@ -309,7 +323,8 @@ func (r *Replica) find(id pipeline.ID) (place, error) {
 	return p, nil
 }
 
-// knows tells whether the log has had the link. That it has never changes, so the cache is never wrong.
+// knows tells whether the log has had the link. That it has changes only for erased identifiers, of which nobody asks, so the
+// cache is never wrong.
 func (r *Replica) knows(l pipeline.Link) bool {
 	if r.cache.hasLink(l) {
 		return true
@@ -357,7 +372,7 @@ func (r *Replica) Forget(below int64) error {
 	return nil
 }
 
-// Members are the identifiers of the profile that an identifier belongs to, and that profile.
+// Members are the identifiers of the profile that an identifier, which is not erased, belongs to, and that profile.
 func (r *Replica) Members(id pipeline.ID) (profile pipeline.ID, members []pipeline.ID, err error) {
 	if err := r.enter(); err != nil {
 		return id, nil, err
