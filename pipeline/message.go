@@ -23,12 +23,14 @@ const (
 	SegmentExited  = "segment.exited"
 	ProfileMerged  = "profile.merged"
 	ProfileSplit   = "profile.split"
+	ProfileErased  = "profile.erased"
 	ScoreChanged   = "score.changed"
 
 	// What happens to identifiers; for the tables alone.
 	IdentityMerge      = "identity.merge"      // for the table merges
 	IdentityOverride   = "identity.override"   // for the table overrides
 	IdentityIdentifier = "identity.identifier" // for the table identifiers
+	IdentityErased     = "identity.erased"     // for the table erasures; all tables forget the person
 
 	// How memberships go with a profile that is merged into another; for the tables alone.
 	SegmentCarried = "segment.carried" // the other profile has the membership now

@@ -9,15 +9,15 @@ type Regroup struct {
 	Leave   []Leave // members that leave, with data or without
 	From    []ID    // profiles from which a Move of this offset will come
 
-	// Why, for profile.merged and profile.split.
-	Kind      string // merge, split, quarantined: what the operation did
-	Rule      string // the operation: link, unlink, block, unblock
+	// Why, for profile.merged, profile.split and profile.erased.
+	Kind      string // merge, split, quarantined, erased: what the operation did
+	Rule      string // the operation: link, unlink, block, unblock, erase
 	Reason    string
 	MessageID string
 	Now       int64 // received time of what caused it, Unix milliseconds
 }
 
-// Leave is one identifier that leaves a profile.
+// Leave is one identifier that leaves a profile; to nobody (the nil UUID) if it was erased.
 type Leave struct{ ID, To ID }
 
 // Move carries what a profile gives to another one.

@@ -138,8 +138,8 @@ func (p *People) Erased(id ID) (offset uint64, gone bool) {
 	return offset, gone
 }
 
-// Gone is how many identifiers were erased.
-func (p *People) Gone() int { return len(p.erased) }
+// AllErased are the identifiers that were erased.
+func (p *People) AllErased() []ID { return slices.Collect(maps.Keys(p.erased)) }
 
 // erase forgets all identifiers of a person and every link of one of them.
 func (p *People) erase(id ID, offset uint64) {

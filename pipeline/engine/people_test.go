@@ -40,7 +40,7 @@ type variant struct {
 	limit, shared       int // users per person; stronger identifiers per e-mail
 	events, operators   int
 	traps               bool     // the pipeline of traps_test.go
-	kinds               string   // of operations: u unlink, b block, f unblock, l link of any two
+	kinds               string   // of operations: u unlink, b block, f unblock, e erase, l link of any two
 	rare                []uint64 // seeds that find what few others do
 	crashes             bool
 	again               bool // some events come twice
@@ -51,6 +51,7 @@ var variants = []variant{
 	{name: "unlinks", users: 6, mails: 4, anons: 14, limit: 99, shared: 99, events: 160, operators: 20, kinds: "uuubf", again: true},
 	{name: "limits", users: 6, mails: 4, anons: 14, limit: 1, shared: 2, events: 160, operators: 15, kinds: "uuubff", again: true},
 	{name: "all", users: 6, mails: 4, anons: 14, limit: 1, shared: 2, events: 160, operators: 15, kinds: "uuubff", crashes: true, again: true},
+	{name: "erasures", users: 6, mails: 4, anons: 14, limit: 1, shared: 2, events: 200, operators: 25, kinds: "ubfee", crashes: true, again: true},
 	{name: "storm", users: 4, mails: 3, anons: 6, limit: 2, shared: 2, events: 90, operators: 40, kinds: "uubfff", crashes: true, rare: []uint64{28}},
 	{name: "links by hand", users: 3, mails: 4, anons: 4, limit: 2, shared: 3, events: 20, operators: 40, kinds: "uuuulllll", crashes: true},
 }
@@ -224,6 +225,7 @@ func newPeople(t *testing.T, v variant, seed uint64) *people {
 		plain = append(plain, oracle.Type{Code: x.Code, Limit: x.Limit, SharedBy: x.SharedBy})
 	}
 	s.history = []*oracle.People{oracle.NewPeople(plain)}
+	s.history[0].Next = func(id oracle.ID, offset uint64) oracle.ID { return links.Successor(id, offset) }
 	first := links.Operation{V: 1, Op: links.OpSettings, Settings: s.settings}
 	s.append(&first)
 	for i := range resolvers {
@@ -585,6 +587,8 @@ func (s *people) operator() {
 			a = s.id(pipeline.CodeEmail, s.IntN(s.mails))
 		}
 		s.operate(links.OpLink, a, b)
+	case 'e':
+		s.operate(links.OpErase, []pipeline.ID{*o.Strong, *o.Weak}[s.IntN(2)])
 	}
 }
 
@@ -697,6 +701,9 @@ func (s *people) verify() {
 		if f.primary == (pipeline.ID{}) {
 			s.t.Errorf("EventsCountOnce: event %s was not resolved", id)
 		}
+		if s.isErased(end, f.primary) {
+			continue
+		}
 		person := pipeline.ID(end.Person(f.primary))
 		m := want[person]
 		m.events++
@@ -758,6 +765,15 @@ func (s *people) verifyIdentifiers(end *oracle.People) {
 			}
 		}
 	}
+}
+
+// isErased tells whether an id is that of somebody who was erased, or of those whom an erased identifier may have meant.
+func (s *people) isErased(end *oracle.People, id pipeline.ID) bool {
+	_, gone := end.Erased(id)
+	for _, erased := range end.AllErased() {
+		gone = gone || s.plan.Identities.Ambiguous(erased) == id
+	}
+	return gone
 }
 
 // found evaluates every profile as the store has it, and checks its roster.
@@ -858,8 +874,15 @@ func (s *people) verifyTransitions(final map[pipeline.ID][]string) {
 		profile pipeline.ID
 		segment string
 	}
-	in, ids := map[key]bool{}, map[pipeline.ID]bool{}
+	in, ids, erased := map[key]bool{}, map[pipeline.ID]bool{}, map[pipeline.ID]bool{}
 	for _, m := range s.changes {
+		if !m.Internal() && erased[m.ProfileID] {
+			s.t.Errorf("NothingFollows: %s of %v, who was erased", m.Type, m.ProfileID)
+		}
+		if m.Type == pipeline.ProfileErased {
+			erased[m.ProfileID] = true
+			maps.DeleteFunc(in, func(k key, _ bool) bool { return k.profile == m.ProfileID })
+		}
 		op := gjson.GetBytes(m.Meta, "op").Str
 		if op == "" {
 			continue

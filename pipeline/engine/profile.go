@@ -108,8 +108,8 @@ func (j *profileJob) one(ctx context.Context, r *pipeline.Record) error {
 		}
 	}
 	if j.plan.Stitching && j.ev.Canonical != (pipeline.ID{}) {
-		forwarded, err := j.place(&j.ev, config)
-		if forwarded || err != nil {
+		gone, err := j.place(&j.ev, config)
+		if gone || err != nil {
 			return err
 		}
 	}

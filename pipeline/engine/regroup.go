@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/millstream-io/millstream/pipeline"
 )
 
@@ -127,15 +129,23 @@ func (j *profileJob) drain(ctx context.Context, o *roster) error {
 		o.turns = o.turns[1:]
 	}
 	j.save(o)
-	if last == nil || o.held() {
+	if last == nil || o.held() || last.departs(o.profile) {
 		return nil
 	}
 	return j.evaluate(ctx, o, last)
 }
 
+// departs tells that the profile's own identifier leaves in the turn: nothing is left then.
+func (t *turn) departs(profile pipeline.ID) bool {
+	return slices.ContainsFunc(t.leave, func(l pipeline.Leave) bool { return l.ID == profile })
+}
+
 // letGo answers the leave of a turn: one move to each destination.
 func (j *profileJob) letGo(ctx context.Context, o *roster, t *turn) error {
 	t.left = true
+	if t.erases() {
+		return j.erase(ctx, o, t)
+	}
 	var moves []*pipeline.Move
 	values, err := j.leaving(o, t.leave)
 	if err != nil {
@@ -178,11 +188,8 @@ func (j *profileJob) letGo(ctx context.Context, o *roster, t *turn) error {
 
 // depart ends a profile whose own identifier goes to another one.
 func (j *profileJob) depart(ctx context.Context, o *roster, t *turn, m *pipeline.Move) error {
-	j.forget(o.profile)
-	ev := pipeline.Event{Type: pipeline.TypeEvaluate, MessageID: t.messageID, Primary: o.profile, Canonical: o.profile, Turn: t.offset, Cause: pipeline.CauseMerge,
-		ReceivedAt: pipeline.Millis(j.work.now), Time: pipeline.Millis(j.work.now)}
 	var err error
-	if m.Decisions, err = j.chain.depart(ctx, &ev); err != nil {
+	if m.Decisions, err = j.end(ctx, o, t); err != nil {
 		return err
 	}
 	if len(m.Fragments) > 0 || len(m.Decisions) > 0 { // else nobody has heard of the profile
@@ -192,11 +199,21 @@ func (j *profileJob) depart(ctx context.Context, o *roster, t *turn, m *pipeline
 	return j.timers.set(o.profile, never)
 }
 
-// people is profile.merged or profile.split.
+// end ends what the stages have decided about a profile, and what is noted of it; what the stages say is in the chain's messages.
+func (j *profileJob) end(ctx context.Context, o *roster, t *turn) ([]pipeline.StageBytes, error) {
+	j.forget(o.profile)
+	ev := pipeline.Event{Type: pipeline.TypeEvaluate, MessageID: t.messageID, Primary: o.profile, Canonical: o.profile, Turn: t.offset, Cause: pipeline.CauseMerge,
+		ReceivedAt: pipeline.Millis(j.work.now), Time: pipeline.Millis(j.work.now)}
+	return j.chain.depart(ctx, &ev)
+}
+
+// people is profile.merged, profile.split or profile.erased; word, unless empty, names the other profile.
 func (j *profileJob) people(kind string, profile pipeline.ID, word string, other pipeline.ID, t *turn) *pipeline.Message {
-	b := append(pipeline.AppendID([]byte(`{"profile_id":"`), profile), `","`...)
-	b = append(append(b, word...), `":"`...)
-	b = append(pipeline.AppendID(b, other), `","rule":`...)
+	b := append(pipeline.AppendID([]byte(`{"profile_id":"`), profile), `",`...)
+	if word != "" {
+		b = append(pipeline.AppendID(fmt.Appendf(b, `"%s":"`, word), other), `",`...)
+	}
+	b = append(b, `"rule":`...)
 	b = append(pipeline.AppendJSONString(b, t.rule), `,"reason":`...)
 	b = append(pipeline.AppendJSONString(b, t.reason), `,"message_id":`...)
 	b = append(pipeline.AppendJSONString(b, t.messageID), '}')
@@ -285,13 +302,18 @@ func (j *profileJob) attach(ev *pipeline.Event, o *roster) {
 	}
 }
 
-// place finds out where an event goes: elsewhere, then it is forwarded, or into its profile, whose roster it may change.
-func (j *profileJob) place(ev *pipeline.Event, config uint64) (forwarded bool, err error) {
+// place finds out where an event goes: elsewhere, then it is forwarded; nowhere, if its person was erased; or into its profile,
+// whose roster it may change.
+func (j *profileJob) place(ev *pipeline.Event, config uint64) (gone bool, err error) {
 	o, err := j.roster(ev.Canonical, ev.IDV > 0 || ev.Primary != ev.Canonical)
 	if o == nil || err != nil {
 		return false, err
 	}
 	if i, ok := o.gone(ev.Primary); ok && o.pointers[i].offset > ev.IDV {
+		if o.pointers[i].to == uuid.Nil {
+			j.work.dropped.add(pipeline.TaskProfile+"/erased", 1)
+			return true, nil
+		}
 		idv := ev.IDV
 		ev.Canonical, ev.IDV, ev.Forwarded = o.pointers[i].to, o.pointers[i].offset, true
 		o.owners(ev, j.plan.Identities, idv)
@@ -321,7 +343,7 @@ type holding struct {
 	idv     uint64 // highest offset of a change that an event in it knew of
 }
 
-// pointer says where an identifier went, and by which operation.
+// pointer says where an identifier went, and by which operation; to nobody (the nil UUID) if it was erased.
 type pointer struct {
 	id, to pipeline.ID
 	offset uint64

@@ -48,8 +48,11 @@ func (j *regroupJob) process(ctx context.Context, w *work) error {
 
 // regroup produces the records of one operation, in the order of the profiles' ids.
 func (j *regroupJob) regroup(w *work, o *links.Outcome) {
+	if o.Kind == links.Erased {
+		j.erase(w, o)
+	}
 	for _, profile := range o.Touched() {
-		g := pipeline.Regroup{Offset: o.Offset, Profile: profile, Kind: o.Kind, Rule: o.Op, Reason: o.Reason, MessageID: o.By, Now: w.now}
+		g := pipeline.Regroup{Offset: o.Offset, Profile: profile, Kind: kindOfRows(o), Rule: o.Op, Reason: o.Reason, MessageID: o.By, Now: w.now}
 		for _, r := range o.Rows {
 			switch {
 			case r.From == profile:
@@ -62,15 +65,32 @@ func (j *regroupJob) regroup(w *work, o *links.Outcome) {
 	}
 }
 
+// kindOfRows is what happened to those who changed their profile: if somebody was erased, those who had to do with the person.
+func kindOfRows(o *links.Outcome) string {
+	if o.Kind == links.Erased {
+		return links.Split
+	}
+	return o.Kind
+}
+
 // tell produces what the tables need: what happened between profiles, and who owns each identifier now.
 func (j *regroupJob) tell(w *work, o *links.Outcome) error {
+	if o.Kind == links.Erased {
+		if err := j.tellErased(w, o); err != nil {
+			return err
+		}
+	}
 	about := o.Weak
 	if about == (pipeline.ID{}) { // block and unblock have one identifier
 		about = o.Strong
 	}
 	for i, p := range pairs(o) {
+		kind := kindOfRows(o)
+		if o.Kind == links.Erased && p.into == (pipeline.ID{}) {
+			kind = links.Erased
+		}
 		data, err := json.Marshal(map[string]any{
-			"log_offset": o.Offset, "kind": o.Kind, "from": p.from, "into": p.into, "id_type": j.typeName(about), "rule": o.Op,
+			"log_offset": o.Offset, "kind": kind, "from": p.from, "into": p.into, "id_type": j.typeName(about), "rule": o.Op,
 			"reason": o.Reason, "message_id": o.By, "at": o.At.UTC().Format(pipeline.TimeFormat),
 			"strong": o.Strong, "weak": o.Weak,
 		})
@@ -93,15 +113,15 @@ func (j *regroupJob) tell(w *work, o *links.Outcome) error {
 type pair struct{ from, into pipeline.ID }
 
 // pairs are those of an operation, each once. One that moved nobody, but is worth a row, has the profiles of its two
-// identifiers: those that would have become one.
+// identifiers: those that would have become one. A person who was erased went to nobody.
 func pairs(o *links.Outcome) []pair {
 	if o.Kind == links.Nothing {
 		return nil
 	}
-	if len(o.Rows) == 0 {
-		return []pair{{o.From, o.Into}}
-	}
 	var list []pair
+	if len(o.Rows) == 0 || o.Kind == links.Erased {
+		list = append(list, pair{o.From, o.Into})
+	}
 	known := map[pair]bool{}
 	for _, r := range o.Rows {
 		if p := (pair{r.From, r.To}); !known[p] {

@@ -12,7 +12,8 @@ import (
 )
 
 // changeBatch turns messages of `changes` into rows of profiles, segment_log, scores and the tables of identity. Messages of other
-// types are for other readers; so is profile.split, which is followed by the profile as it is then.
+// types are for other readers; so are profile.split, which is followed by the profile as it is then, and profile.erased, before
+// which identity.erased has said more.
 type changeBatch struct {
 	profiles    profileRows
 	segments    segmentRows
@@ -20,6 +21,7 @@ type changeBatch struct {
 	merges      mergeRows
 	overrides   overrideRows
 	identifiers identifierRows
+	erasures    erasureRows
 }
 
 func newChangeBatch() *changeBatch {
@@ -30,11 +32,12 @@ func newChangeBatch() *changeBatch {
 	b.merges.init()
 	b.overrides.init()
 	b.identifiers.init()
+	b.erasures.init()
 	return b
 }
 
 func (b *changeBatch) tables() []*rows {
-	return []*rows{&b.profiles.rows, &b.segments.rows, &b.scores.rows, &b.merges.rows, &b.overrides.rows, &b.identifiers.rows}
+	return []*rows{&b.profiles.rows, &b.segments.rows, &b.scores.rows, &b.merges.rows, &b.overrides.rows, &b.identifiers.rows, &b.erasures.rows}
 }
 
 func (b *changeBatch) add(r *pipeline.Record) *pipeline.RejectError {
@@ -58,6 +61,8 @@ func (b *changeBatch) add(r *pipeline.Record) *pipeline.RejectError {
 		return b.overrides.add(data)
 	case pipeline.IdentityIdentifier:
 		return b.identifiers.add(data)
+	case pipeline.IdentityErased:
+		return b.erasures.add(data)
 	}
 	return nil
 }
@@ -92,6 +97,7 @@ type pair struct {
 func (t *profileRows) init() {
 	t.rows = rows{table: "profiles"}
 	t.id = column(&t.rows, "profile_id", new(proto.ColUUID))
+	t.people = []*proto.ColUUID{t.id}
 	t.version = column(&t.rows, "version", new(proto.ColUInt64))
 	t.deleted = column(&t.rows, "deleted", new(proto.ColUInt8))
 	t.mergedInto = column(&t.rows, "merged_into", new(proto.ColUUID).Nullable())
@@ -307,6 +313,7 @@ func (t *segmentRows) init() {
 	t.segment = column(&t.rows, "segment", newLowText())
 	t.version = column(&t.rows, "version", new(proto.ColUInt32))
 	t.profile = column(&t.rows, "profile_id", new(proto.ColUUID))
+	t.people = []*proto.ColUUID{t.profile}
 	t.sequence = column(&t.rows, "sequence", new(proto.ColUInt64))
 	t.op = column(&t.rows, "op", newLowText())
 	t.delta = column(&t.rows, "delta", new(proto.ColInt8))

@@ -33,6 +33,7 @@ func newDeliveryBatch() *deliveryBatch {
 	b.sink = column(t, "sink", newLowText())
 	b.typ = column(t, "type", newLowText())
 	b.profile = column(t, "profile_id", new(proto.ColUUID))
+	t.people = []*proto.ColUUID{b.profile}
 	b.attempt = column(t, "attempt", new(proto.ColUInt16))
 	b.queued = column(t, "queued_at", newTimes())
 	b.sent = column(t, "sent_at", newTimes())

@@ -52,6 +52,7 @@ func newEventBatch() *eventBatch {
 	b.received = column(t, "received_at", newTimes())
 	b.profileID = column(t, "profile_id", new(proto.ColUUID))
 	b.primary = column(t, "primary_id", new(proto.ColUUID))
+	t.people = []*proto.ColUUID{b.primary}
 	b.userID = column(t, "user_id", new(proto.ColStr))
 	b.anonymous = column(t, "anonymous_id", new(proto.ColStr))
 	b.properties = column(t, "properties", newTextMap())

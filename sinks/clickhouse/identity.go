@@ -28,6 +28,7 @@ func (t *mergeRows) init() {
 	t.kind = column(&t.rows, "kind", newLowText())
 	t.from = column(&t.rows, "from_profile", new(proto.ColUUID))
 	t.into = column(&t.rows, "into_profile", new(proto.ColUUID))
+	t.people = []*proto.ColUUID{t.from, t.into}
 	t.idType = column(&t.rows, "id_type", newLowText())
 	t.rule = column(&t.rows, "rule", newLowText())
 	t.reason = column(&t.rows, "reason", newLowText())
@@ -71,6 +72,7 @@ func (t *overrideRows) init() {
 	t.rows = rows{table: "overrides"}
 	t.primary = column(&t.rows, "primary_id", new(proto.ColUUID))
 	t.profile = column(&t.rows, "profile_id", new(proto.ColUUID))
+	t.people = []*proto.ColUUID{t.primary, t.profile}
 	t.version = column(&t.rows, "version", new(proto.ColUInt64))
 }
 
@@ -106,6 +108,7 @@ func (t *identifierRows) init() {
 	t.value = column(&t.rows, "value", new(proto.ColStr))
 	t.id = column(&t.rows, "id", new(proto.ColUUID))
 	t.profile = column(&t.rows, "profile_id", new(proto.ColUUID))
+	t.people = []*proto.ColUUID{t.id, t.profile}
 	t.linked = column(&t.rows, "linked_at", newTimes())
 	t.version = column(&t.rows, "version", new(proto.ColUInt64))
 	t.deleted = column(&t.rows, "deleted", new(proto.ColUInt8))

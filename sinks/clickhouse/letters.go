@@ -39,7 +39,9 @@ func newLetterBatch() *letterBatch {
 	b.topic = column(t, "topic", newLowText())
 	b.partition = column(t, "kafka_partition", new(proto.ColUInt16))
 	b.offset = column(t, "kafka_offset", new(proto.ColUInt64))
-	b.ids = column(t, "ids", new(proto.ColUUID).Array())
+	ids := new(proto.ColUUID)
+	b.ids = column(t, "ids", ids.Array())
+	t.people = []*proto.ColUUID{ids}
 	b.payload = column(t, "payload", new(proto.ColStr))
 	b.headers = column(t, "headers", newTextMap())
 	b.received = column(t, "received_at", newTimes())

@@ -54,8 +54,9 @@ type rows struct {
 	// How to ask whether a row has landed, see landed.go. Empty for Replacing tables: there a row that comes twice counts once.
 	key        string // SQL expression of the row's key
 	timeColumn string
-	topicIDs   *proto.ColUUID // filled by encode; nil where key is empty
-	origin     *origin        // where the rows come from; nil: a topic without an id
+	topicIDs   *proto.ColUUID   // filled by encode; nil where key is empty
+	people     []*proto.ColUUID // ids of the people that the rows are about; nil: of nobody, or of them all
+	origin     *origin          // where the rows come from; nil: a topic without an id
 
 	collect  bool            // note the keys
 	keys     []string        // of all rows, if collect

@@ -36,6 +36,7 @@ func (t *scoreRows) init() {
 	t.score = column(&t.rows, "score", newLowText())
 	t.version = column(&t.rows, "version", new(proto.ColUInt32))
 	t.profile = column(&t.rows, "profile_id", new(proto.ColUUID))
+	t.people = []*proto.ColUUID{t.profile}
 	t.sequence = column(&t.rows, "sequence", new(proto.ColUInt64))
 	t.value = column(&t.rows, "value", new(proto.ColFloat64))
 	t.hasValue = column(&t.rows, "has_value", new(proto.ColBool))

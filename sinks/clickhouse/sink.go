@@ -25,6 +25,7 @@ type Sink struct {
 	slots   chan struct{} // one for each insert that runs; they bound the memory of encoded rows
 	batches sync.Map      // topic -> *sync.Pool of batch
 	origins sync.Map      // originKey -> *origin
+	erasures
 }
 
 func newSink(a *address, log *slog.Logger) (*Sink, error) {
@@ -153,7 +154,7 @@ func (s *Sink) tryUnit(ctx context.Context, u *unit, doubtful bool, done map[str
 		done[t.table] = true
 		s.trouble.over(s.log, what)
 	}
-	return "", nil
+	return s.forget(ctx, b, u)
 }
 
 // fillBatch turns the records into rows and notes those that cannot be.

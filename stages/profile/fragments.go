@@ -18,6 +18,7 @@ func (s *stage) Take(tx pipeline.Tx, profile, primary pipeline.ID) ([]byte, erro
 	}
 	contents := st.Encode(nil)
 	tx.Delete(s.fragment(profile, primary))
+	s.people.forget(profile)
 	return contents, nil
 }
 
@@ -138,6 +139,14 @@ func (p *people) keep(profile pipeline.ID, parts []part, st *state) {
 	}
 	p.entries[profile] = merged{slices.Clone(parts), st}
 	p.bytes += size
+}
+
+// forget drops the merged state of a profile that gives fragments away, maybe because it is erased.
+func (p *people) forget(profile pipeline.ID) {
+	if old, ok := p.entries[profile]; ok {
+		p.bytes -= old.state.Size() + 64*len(old.parts)
+		delete(p.entries, profile)
+	}
 }
 
 // folded remembers the person after a delta of one fragment, which is cheaper than to merge all fragments again.
