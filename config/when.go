@@ -20,6 +20,7 @@ import (
 //	entered("s"), exited("s")   the message says so of segment s
 //	created()                   the profile is new
 //	merged()                    the profile is now part of another one, data.into
+//	erased()                    the person of the profile is forgotten, and so should the receiver
 //	changed("name")             the profile is new or updated, and this attribute, trait or identifier is among what changed; of a
 //	                            score: it was told to be another one
 //	changed("score", 5)         a score is another one by 5 or more than when this was last so
@@ -74,6 +75,7 @@ func (b *builder) whenScope() expression.Scope {
 		"exited":  segment("exited"),
 		"created": {Returns: pipeline.Bool, Lookup: func([]expression.Argument) (string, error) { return "created(", nil }},
 		"merged":  {Returns: pipeline.Bool, Lookup: func([]expression.Argument) (string, error) { return "merged(", nil }},
+		"erased":  {Returns: pipeline.Bool, Lookup: func([]expression.Argument) (string, error) { return "erased(", nil }},
 		"changed": {Params: []pipeline.AttributeType{pipeline.Text, pipeline.Number}, Optional: 1, Returns: pipeline.Bool, Lookup: b.changed},
 	}
 	return scope
@@ -175,6 +177,8 @@ func functionReader(function, argument string) func(*reading) any {
 		return func(r *reading) any { return r.message.Type == pipeline.ProfileCreated }
 	case "merged":
 		return func(r *reading) any { return r.message.Type == pipeline.ProfileMerged }
+	case "erased":
+		return func(r *reading) any { return r.message.Type == pipeline.ProfileErased }
 	case "changed":
 		return func(r *reading) any {
 			if t := r.message.Type; t != pipeline.ProfileCreated && t != pipeline.ProfileUpdated {

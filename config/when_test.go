@@ -30,6 +30,7 @@ func TestWhen(t *testing.T) {
 		`merged() or entered("vip")`:           "1......1.",
 		`merged() and orders >= 3`:             ".........",
 		`not merged()`:                         "1111111.1",
+		`erased()`:                             ".....1...",
 		`has(traits.plan)`:                     "1111.....",
 		`orders < 3`:                           ".........",
 		`created()`:                            "....1....",

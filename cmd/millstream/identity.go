@@ -175,6 +175,8 @@ func sentence(o *links.Outcome, dryRun bool) string {
 		return would + "nothing changes: it was so already."
 	case links.Refused:
 		return would + "refused: " + o.Reason + "."
+	case links.Erased:
+		return fmt.Sprintf("%serased: the person of profile %s, with %d identifiers.", would, o.From, len(o.Erased))
 	}
 	return fmt.Sprintf("%s%s: %d identifiers change their profile.", would, o.Kind, len(o.Rows))
 }

@@ -183,6 +183,9 @@ func (l *lookup) find(ctx context.Context, text string) (*person, error) {
 	if err != nil {
 		return nil, err
 	}
+	if id, err = l.current(ctx, id); err != nil {
+		return nil, err
+	}
 	p := &person{Asked: id}
 	if p.ProfileID, err = l.owner(ctx, id); err != nil {
 		return nil, err
@@ -204,6 +207,21 @@ func (l *lookup) find(ctx context.Context, text string) (*person, error) {
 		}
 	}
 	return nil, &exitError{exitCheckFailed, errors.New("nobody is known under that identifier: no event with it is in ClickHouse")}
+}
+
+// current is the id that stands for an identifier now: another one than itself if it was erased.
+func (l *lookup) current(ctx context.Context, id pipeline.ID) (pipeline.ID, error) {
+	const query = `SELECT successor FROM erasures WHERE id = toUUID(?) AND successor <> toUUID('00000000-0000-0000-0000-000000000000')
+		AND topic_id = (SELECT argMax(topic_id, first_seen) FROM topic_ids WHERE topic = 'changes')`
+	for {
+		var rows []struct {
+			Successor pipeline.ID `ch:"successor"`
+		}
+		if err := l.tables.Select(ctx, "look whether an identifier was erased", &rows, query, id.String()); err != nil || len(rows) == 0 {
+			return id, err
+		}
+		id = rows[0].Successor
+	}
 }
 
 // owner is the profile that an identifier id belongs to now: itself, unless it was linked.

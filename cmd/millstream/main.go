@@ -83,7 +83,7 @@ A laptop needs nothing else: broker and ClickHouse are embedded by default.
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddGroup(&cobra.Group{ID: "pipeline", Title: "Pipelines:"}, &cobra.Group{ID: "people", Title: "People:"}, &cobra.Group{ID: "parts", Title: "Parts:"})
-	root.AddCommand(runCommand(), lintCommand(), demoCommand(), identityCommand(), profileCommand(), segmentCommand(), whyCommand(), scoreCommand(), brokerCommand(), fetchEngineCommand(), engineChildCommand())
+	root.AddCommand(runCommand(), lintCommand(), demoCommand(), identityCommand(), eraseCommand(), profileCommand(), segmentCommand(), whyCommand(), scoreCommand(), brokerCommand(), fetchEngineCommand(), engineChildCommand())
 	return root
 }
 

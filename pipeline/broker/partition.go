@@ -36,6 +36,11 @@ func (p partitioner) Partition(m *sarama.ProducerMessage, n int32) (int32, error
 
 func (partitioner) RequiresConsistency() bool { return true }
 
+// PartitionOf is the partition of a topic with n partitions that a record with that key goes to.
+func PartitionOf(key []byte, n int32) (int32, error) {
+	return sarama.NewReferenceHashPartitioner("").Partition(&sarama.ProducerMessage{Key: sarama.ByteEncoder(key)}, n)
+}
+
 // outgoing makes the library's message. tag comes back with the acknowledgement.
 func outgoing(r *pipeline.Record, tag any) *sarama.ProducerMessage {
 	o := &struct { // one piece of memory

@@ -1,11 +1,13 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/millstream-io/millstream/pipeline"
@@ -85,6 +87,13 @@ func (l *LinkLog) refresh(ctx context.Context) error {
 // Operate appends an operation and returns what it did. Nothing is appended if dryRun is set: then the outcome is what it
 // would do now.
 func (l *LinkLog) Operate(ctx context.Context, op, reason string, at time.Time, dryRun bool, ids ...pipeline.ID) (*links.Outcome, error) {
+	var err error
+	ids = slices.Clone(ids)
+	for i := range ids {
+		if ids[i], _, err = l.replica.Current(ids[i]); err != nil {
+			return nil, err
+		}
+	}
 	o, err := links.Operator(op, l.e.settings, at, reason, ids...)
 	if err != nil {
 		return nil, err
@@ -130,8 +139,60 @@ func (l *LinkLog) produce(ctx context.Context, r pipeline.Record) error {
 	return nil
 }
 
+// Known tells whether anything is known of an identifier: the log has said something of it, or the state of the profiles has
+// data under it. Events that have not reached their profile do not count.
+func (l *LinkLog) Known(ctx context.Context, id pipeline.ID) (bool, error) {
+	id, erased, err := l.replica.Current(id)
+	if err != nil || erased {
+		return erased, err
+	}
+	if known, err := l.replica.Known(id); known || err != nil {
+		return known, err
+	}
+	for _, profile := range []pipeline.ID{id, l.e.plan.Identities.Ambiguous(id)} {
+		if has, err := l.hasState(ctx, profile); has || err != nil {
+			return has, err
+		}
+	}
+	return false, nil
+}
+
+// hasState reads the changelog of the profile's partition for a key of it that is not deleted. Without the stage profile
+// nothing is kept there, so the answer is yes: nobody knows better.
+func (l *LinkLog) hasState(ctx context.Context, profile pipeline.ID) (bool, error) {
+	plan := l.e.plan
+	at := slices.IndexFunc(plan.Profile, func(s pipeline.StagePlan) bool { return s.Kind == "profile" })
+	topic := l.e.topic("state." + pipeline.TaskProfile)
+	exists, err := l.e.Cluster.HasTopic(ctx, topic)
+	if at < 0 || err != nil || !exists {
+		return at < 0, err
+	}
+	partition, err := broker.PartitionOf(pipeline.AppendID(nil, profile), l.e.settings.Partitions)
+	if err != nil {
+		return false, fmt.Errorf("find the partition of a profile: %w", err)
+	}
+	prefix := append([]byte{plan.Profile[at].Code}, profile[:]...) // state's keys begin with the stage's code
+	live := map[string]bool{}
+	_, err = l.e.Cluster.ReadToEnd(ctx, topic, partition, 0, func(r *pipeline.Record) error {
+		if !bytes.HasPrefix(r.Key, prefix) {
+			return nil
+		}
+		if delete(live, string(r.Key)); r.Value != nil {
+			live[string(r.Key)] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("read partition %d of %s: %w", partition, topic, err)
+	}
+	return len(live) > 0, nil
+}
+
 // Person is the profile of an identifier with its members, and every outcome that concerns one of them, in log order.
 func (l *LinkLog) Person(id pipeline.ID) (profile pipeline.ID, members []pipeline.ID, history []*links.Outcome, err error) {
+	if id, _, err = l.replica.Current(id); err != nil {
+		return profile, nil, nil, err
+	}
 	if profile, members, err = l.replica.Members(id); err != nil {
 		return profile, nil, nil, err
 	}

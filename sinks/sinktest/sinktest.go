@@ -65,7 +65,8 @@ const writeMax = 5 * time.Second
 
 // internal are the messages for the tables alone, by the number of the record that they replace in outcomes.
 func internal() map[int]string {
-	return map[int]string{11: pipeline.SegmentCarried, 12: pipeline.SegmentPassed, 13: pipeline.IdentityMerge, 14: pipeline.IdentityOverride, 15: pipeline.IdentityIdentifier}
+	return map[int]string{11: pipeline.SegmentCarried, 12: pipeline.SegmentPassed, 13: pipeline.IdentityMerge, 14: pipeline.IdentityOverride, 15: pipeline.IdentityIdentifier,
+		16: pipeline.IdentityErased}
 }
 
 // outcomes mixes good messages, with and without a profile, with one that cannot be read and those for the tables alone.
@@ -80,7 +81,7 @@ func outcomes(t *testing.T, s Subject) {
 		m.Type = kind
 		records[i].Value = m.AppendJSON(nil)
 	}
-	for i, kind := range []string{pipeline.ProfileMerged, pipeline.ProfileSplit} {
+	for i, kind := range []string{pipeline.ProfileMerged, pipeline.ProfileSplit, pipeline.ProfileErased} {
 		m := Message(0, i)
 		m.Type, m.Data = kind, []byte(`{"profile_id":"x","into":"y","from":"z","rule":"merge","reason":"","message_id":"m"}`)
 		records[i].Value = m.AppendJSON(nil)
