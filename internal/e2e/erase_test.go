@@ -82,6 +82,13 @@ func TestAnErasedPersonIsGone(t *testing.T) {
 		"SELECT count() FROM events": "3",
 		"SELECT aggregates['orders'], aggregates['views'], has(segments, 'loyal') FROM people WHERE identifiers['user_id'] = ['u1']": "1\t0\t0",
 	})
+	s.send(viewed("12:02", device("alone"))) // never linked: the log says nothing of it
+	s.p.answers(t, data, patience, map[string]string{"SELECT aggregates['views'] FROM people WHERE person_id = toUUID('" + who.anonymous("alone") + "')": "1"})
+	if e := erase("anonymous_id:alone"); e.status != 0 {
+		t.Errorf("somebody who was never linked: %+v", e)
+	}
+	s.p.answers(t, data, patience, map[string]string{"SELECT (SELECT count() FROM events), (SELECT count() FROM profiles WHERE profile_id = toUUID('" + who.anonymous("alone") + "'))": "3\t0"})
+	s.lastTold(who.anonymous("alone"))
 	var profile any
 	eventually(t, func() error {
 		e := explain(t, env, "profile", "get", file, "user_id:u1", "--data", data, "--json")
