@@ -16,7 +16,7 @@ import (
 // none of that.
 func TestErase(t *testing.T) {
 	for seed := range uint64(20) {
-		s := story(t, seed)
+		s := newPeople(t, variant{name: "story", users: 1, mails: 1, anons: 1, limit: 1, shared: 4, traps: true, timed: true}, seed)
 		s.say("View", "anonymousId:A", "10:00", 0)
 		s.say("View", "anonymousId:B", "10:00", 0)
 		s.say("Order", "userId:U anonymousId:A", "10:01", 50)
@@ -27,10 +27,18 @@ func TestErase(t *testing.T) {
 		if seed%3 > 0 {                        // else all that is on its way when the operation comes
 			s.settle()
 		}
-		for i, a := range s.resolve { // workers that have not seen the operation
-			s.operateOnce(i, links.OpErase, s.anon("A"))
-			for s.step(a, s.events[i], 2) {
+		s.say("View", "anonymousId:A", "10:06", 0)
+		s.say("View", "userId:U", "10:07", 0)
+		s.operate(links.OpErase, s.anon("A"))
+		if seed%2 == 0 { // the profiles are told before the events come
+			s.apply(s.regroup, len(s.log))
+			s.drain(s.regroup, s.log)
+			for _, a := range s.profile {
+				s.drain(a, s.resolved[a.partition])
 			}
+		}
+		for i, a := range s.resolve { // workers that have not seen the operation
+			s.drain(a, s.events[i])
 		}
 		s.operate(links.OpErase, s.user("W"))
 		s.settle()
@@ -76,10 +84,9 @@ func TestErase(t *testing.T) {
 	}
 }
 
-// operateOnce asks for the operation if it is the first time.
-func (s *people) operateOnce(i int, op string, id pipeline.ID) {
-	if i == 0 {
-		s.operate(op, id)
+// drain lets one actor take all that a topic has now.
+func (s *people) drain(a *actor, topic []pipeline.Record) {
+	for s.step(a, topic, 3) {
 	}
 }
 

@@ -40,6 +40,7 @@ type variant struct {
 	limit, shared       int // users per person; stronger identifiers per e-mail
 	events, operators   int
 	traps               bool     // the pipeline of traps_test.go
+	timed               bool     // with an attribute that time changes
 	kinds               string   // of operations: u unlink, b block, f unblock, e erase, l link of any two
 	rare                []uint64 // seeds that find what few others do
 	crashes             bool
@@ -257,7 +258,11 @@ func (s *people) build() {
 			"looks_only": {Expression: "events >= 3 and orders == 0"}, "spends": {Expression: "total >= 100"}},
 	}
 	if s.traps {
-		config["profile"], config["segment"] = trapProfile(), trapSegments()
+		attributes := trapProfile()
+		if s.timed {
+			(*attributes)["lately"] = profile.Attribute{Count: "events", Over: pipeline.Duration(time.Hour)}
+		}
+		config["profile"], config["segment"] = attributes, trapSegments()
 	}
 	for _, k := range []pipeline.StageKind{clean.Kind, dedup.Kind, identity.Kind, profile.Kind, segment.Kind} {
 		c := k.Config()
