@@ -260,7 +260,7 @@ func (s *people) build() {
 	if s.traps {
 		attributes := trapProfile()
 		if s.timed {
-			(*attributes)["lately"] = profile.Attribute{Count: "events", Over: pipeline.Duration(time.Hour)}
+			(*attributes)["lately"] = profile.Attribute{Count: "events", Over: pipeline.Duration(24 * time.Hour)}
 		}
 		config["profile"], config["segment"] = attributes, trapSegments()
 	}
