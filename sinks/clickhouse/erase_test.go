@@ -184,3 +184,28 @@ func TestErasuresThatAreNoRows(t *testing.T) {
 	}
 	d.want(`SELECT count() FROM erasures`, "4")
 }
+
+// A predecessor wrote rows of an erased person, crashed before it deleted them, and the token is forgotten since: the
+// successor, who writes only what is missing, deletes them all the same.
+func TestErasedRowsOfAPredecessorWhoCrashed(t *testing.T) {
+	d := newDB(t)
+	d.query("ALTER TABLE events MODIFY SETTING non_replicated_deduplication_window = 4")
+	d.sink.windows["events"] = 4
+	d.write("changes", erased(1, "2026-08-01T11:00:00Z"))
+	of := func(offset int64, who pipeline.ID) pipeline.Record {
+		return resolved(offset, `{"type":"track","event":"View"}`, func(ev *pipeline.Event) { ev.Primary = who })
+	}
+	records := []pipeline.Record{of(100, alice), of(101, bob)}
+	r := rangeOf("resolved", records)
+	d.writeRange(r, []pipeline.Record{of(100, bob)})
+	d.query("ALTER TABLE events UPDATE primary_id = toUUID('" + alice.String() + "') WHERE kafka_offset = 100 SETTINGS mutations_sync = 1")
+	for o := int64(900); o < 912; o++ {
+		d.write("resolved", of(o, bob))
+	}
+	r.Repeated = true
+	d.writeRange(r, records)
+	d.want(`SELECT countIf(primary_id = toUUID('`+alice.String()+`')), countIf(kafka_offset = 101), count() FROM events`, "0\t1\t13")
+	if !strings.Contains(d.log.String(), "old try") {
+		t.Error("the token was not forgotten")
+	}
+}
