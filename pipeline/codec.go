@@ -137,7 +137,7 @@ func AppendResolved(dst []byte, ev *Event, config uint64) []byte {
 	if len(ev.Owners) > 0 {
 		dst = binary.AppendUvarint(dst, uint64(len(ev.Owners)))
 		for _, o := range ev.Owners {
-			dst = binary.AppendUvarint(append(binary.AppendUvarint(dst, uint64(o.Index)), o.Profile[:]...), o.IDV)
+			dst = binary.AppendUvarint(append(append(binary.AppendUvarint(dst, uint64(o.Index)), o.ID[:]...), o.Profile[:]...), o.IDV)
 		}
 	}
 	dst = AppendText(dst, ev.Source)
@@ -191,8 +191,11 @@ func ParseResolved(r *Record, ev *Event) (config uint64, rej *RejectError) {
 		ev.Identifiers = append(ev.Identifiers, Identifier{Type: IdentifierType{Code: code, Name: d.Text()}, Value: d.Text()})
 	}
 	if flags&flagOwners != 0 {
-		for n := d.Length(18); n > 0 && d.err == nil; n-- {
-			o := Owner{Index: int(min(d.Uvarint(), MaxIdentifiers)), Profile: d.ID(), IDV: d.Uvarint()}
+		for n := d.Length(34); n > 0 && d.err == nil; n-- {
+			o := Owner{Index: int(min(d.Uvarint(), MaxIdentifiers)), ID: d.ID(), Profile: d.ID(), IDV: d.Uvarint()}
+			if o.Index >= len(ev.Identifiers) {
+				d.Fail()
+			}
 			ev.Owners = append(ev.Owners, o)
 		}
 	}

@@ -80,7 +80,8 @@ type Event struct {
 	Primary   ID     // strongest identifier on the event; nil UUID: nobody
 	Canonical ID     // the profile it belongs to now
 	IDV       uint64 // offset of the last change of the profile's component, 0 if it was never linked
-	// Owners are the profiles of those identifiers that do not belong to Canonical as of IDV: their link was refused.
+	// Owners tell of those identifiers that do not belong to Canonical as of IDV, because their link was refused, and of those
+	// whose id does not follow from the value, because somebody with that value was erased.
 	Owners []Owner
 
 	// What the engine knows of the profile in the profile task.
@@ -109,11 +110,12 @@ type Event struct {
 // Owner is the profile of an identifier on an event.
 type Owner struct {
 	Index   int // in Event.Identifiers
+	ID      ID  // of the identifier
 	Profile ID
 	IDV     uint64 // offset of the last change of the profile's component
 }
 
-// OwnerOf is the owner of an identifier by its index, nil if that is Canonical.
+// OwnerOf is the owner of an identifier by its index, nil if that is Canonical and the id follows from the value.
 func (ev *Event) OwnerOf(i int) *Owner {
 	for n := range ev.Owners {
 		if ev.Owners[n].Index == i {

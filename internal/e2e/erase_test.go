@@ -12,11 +12,11 @@ import (
 // are told and hear nothing more, and whoever comes with the same identifiers is somebody new, also after a restart.
 func TestAnErasedPersonIsGone(t *testing.T) {
 	needEngine(t)
-	const name = "forgetful"
-	who := naming{pipeline.NewIdentities([]byte(name))}
+	t.Parallel()
 	yaml := strings.Replace(peoplePipeline, "when: merged()", "when: erased() or merged()", 1)
 	file, data, out, inbox := write(t, yaml), t.TempDir(), t.TempDir(), newInbox(t)
-	env := []string{"NAME=" + name, "BROKERS=embedded", "OUT=" + out, "CRM=" + inbox.server.URL, "SECRET=" + peopleSecret}
+	name, env := on(t, []string{"embedded"}, "URL=embedded", "OUT="+out, "CRM="+inbox.server.URL)
+	who := naming{pipeline.NewIdentities([]byte(name))}
 	s := &stitching{naming: who, t: t, file: file, data: data, out: out, env: env, inbox: inbox, p: start(t, file, data, env...)}
 	erase := func(args ...string) explained {
 		return explain(t, env, append([]string{"erase", file}, append(args, "--data", data)...)...)

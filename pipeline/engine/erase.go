@@ -88,6 +88,9 @@ func (j *profileJob) erase(ctx context.Context, o *roster, t *turn) error {
 		}
 		o.point(l.ID, uuid.Nil, t.offset)
 	}
+	if err := j.unlearn(o.profile); err != nil {
+		return err
+	}
 	decisions, err := j.end(ctx, o, t)
 	if err != nil {
 		return err

@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/bits"
+	"slices"
+
+	"github.com/google/uuid"
 
 	"github.com/millstream-io/millstream/pipeline"
 )
@@ -19,32 +22,66 @@ import (
 // what is told with the highest offset of the link log is who has it now. An event that shows nothing new costs nothing.
 
 // codeValues is the key space of values in the store of the profile task: those that a profile knows and none of its
-// fragments shows. Key: 16 bytes profile, 16 bytes identifier. Value: a sighting.
+// fragments shows, and those of identifiers whose id does not follow from the value, because somebody with it was erased. Key: 16 bytes profile, 16 bytes identifier. Value: a sighting.
 const codeValues byte = 254
 
 // announce tells of the identifiers that the event in hand has shown for the first time.
 func (j *profileJob) announce(ev *pipeline.Event) error {
 	for n := ev.Shown; n != 0; n &= n - 1 {
 		i := bits.TrailingZeros32(n)
-		x := ev.Identifiers[i]
-		s := pipeline.Sighting{ID: j.plan.Identities.ID(x.Type, x.Value), Type: x.Type.Name, Value: x.Value, Profile: ev.Canonical, Offset: ev.IDV, At: ev.ReceivedAt.UnixMilli()}
+		if ev.OwnerOf(i) != nil {
+			continue
+		}
+		s := j.sighted(ev, i)
 		if !j.plan.Stitching {
 			s.Profile = s.ID // nothing is ever linked
 			j.tellIdentifier(&s)
-			continue
-		}
-		if o := ev.OwnerOf(i); o != nil {
-			s.Profile, s.Offset = o.Profile, o.IDV
-		}
-		if s.Profile != ev.Canonical {
-			j.produceResolved(s.Profile, s.Append(nil))
 			continue
 		}
 		if _, err := j.seen(&s); err != nil {
 			return err
 		}
 	}
+	for i := range ev.Owners {
+		if err := j.announceOwned(ev, &ev.Owners[i]); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// announceOwned is announce for an identifier of somebody else, and for one whose id does not follow from the value: that a
+// fragment shows the value does not tell then whether its id was shown, so what was is kept beside.
+func (j *profileJob) announceOwned(ev *pipeline.Event, o *pipeline.Owner) error {
+	s := j.sighted(ev, o.Index)
+	if s.ID != o.ID {
+		known, err := j.values.Get(valueKey(ev.Canonical, o.ID))
+		if err != nil {
+			return fmt.Errorf("read the value of an identifier, partition %d: %w", ev.Partition, err)
+		}
+		if known != nil {
+			return nil
+		}
+	} else if ev.Shown&(1<<o.Index) == 0 {
+		return nil
+	}
+	successor := s.ID != o.ID
+	s.ID, s.Profile, s.Offset = o.ID, o.Profile, o.IDV
+	if successor {
+		j.learn(ev.Canonical, &s)
+	}
+	if s.Profile != ev.Canonical {
+		j.pass(&s)
+		return nil
+	}
+	_, err := j.seen(&s)
+	return err
+}
+
+// sighted is an identifier as an event shows it, if the profile has it and nobody with the value was erased.
+func (j *profileJob) sighted(ev *pipeline.Event, i int) pipeline.Sighting {
+	x := ev.Identifiers[i]
+	return pipeline.Sighting{ID: j.plan.Identities.ID(x.Type, x.Value), Type: x.Type.Name, Value: x.Value, Profile: ev.Canonical, Offset: ev.IDV, At: ev.ReceivedAt.UnixMilli()}
 }
 
 // seen tells that an identifier belongs to s.Profile, which is of this partition, or sends it on to where it went; stays tells
@@ -57,12 +94,19 @@ func (j *profileJob) seen(s *pipeline.Sighting) (stays bool, err error) {
 	if o != nil {
 		if i, ok := o.gone(s.ID); ok && o.pointers[i].offset > s.Offset {
 			s.Profile, s.Offset = o.pointers[i].to, o.pointers[i].offset
-			j.produceResolved(s.Profile, s.Append(nil))
+			j.pass(s)
 			return false, nil
 		}
 	}
 	j.tellIdentifier(s)
 	return true, nil
+}
+
+// pass sends what was seen on to whoever has the identifier; of somebody who was erased nothing goes on.
+func (j *profileJob) pass(s *pipeline.Sighting) {
+	if s.Profile != uuid.Nil {
+		j.produceResolved(s.Profile, s.Append(nil))
+	}
 }
 
 // sighting takes a record of that kind.
@@ -84,6 +128,31 @@ func (j *profileJob) learn(profile pipeline.ID, s *pipeline.Sighting) {
 	j.values.Set(valueKey(profile, s.ID), s.Append(nil))
 }
 
+// unlearn deletes what learn has kept of somebody who is erased.
+func (j *profileJob) unlearn(profile pipeline.ID) error {
+	learned, err := j.learned(profile)
+	for i := range learned {
+		j.values.Delete(valueKey(profile, learned[i].ID))
+	}
+	return err
+}
+
+// learned is what learn has kept of a profile.
+func (j *profileJob) learned(profile pipeline.ID) (list []pipeline.Sighting, err error) {
+	err = j.values.Scan(profile[:], func(_, value []byte) error {
+		s, rej := pipeline.ParseSighting(value)
+		if rej != nil {
+			return rej
+		}
+		list = append(list, *s)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read values of identifiers, partition %d: %w", j.work.batch.Partition, err)
+	}
+	return list, nil
+}
+
 func valueKey(profile, id pipeline.ID) []byte { return append(profile[:], id[:]...) }
 
 // leaving are the identifiers whose values a profile knows while members leave it.
@@ -97,6 +166,10 @@ func (j *profileJob) leaving(o *roster, leave []pipeline.Leave) (*leaving, error
 	if len(leave) == 0 {
 		return nil, nil
 	}
+	learned, err := j.learned(o.profile)
+	if err != nil {
+		return nil, err
+	}
 	l := &leaving{shown: map[pipeline.ID]map[pipeline.ID]pipeline.Sighting{}, of: map[pipeline.ID]pipeline.Sighting{}}
 	all := map[pipeline.ID]pipeline.Sighting{}
 	for _, f := range o.fragments {
@@ -106,7 +179,8 @@ func (j *profileJob) leaving(o *roster, leave []pipeline.Leave) (*leaving, error
 		}
 		shown := make(map[pipeline.ID]pipeline.Sighting, len(list))
 		for _, x := range list {
-			if s, ok := j.sightingOf(x); ok {
+			isLearned := slices.ContainsFunc(learned, func(s pipeline.Sighting) bool { return s.Type == x.Type.Name && s.Value == x.Value })
+			if s, ok := j.sightingOf(x); ok && !isLearned {
 				shown[s.ID], all[s.ID] = s, s
 			}
 		}
@@ -114,18 +188,9 @@ func (j *profileJob) leaving(o *roster, leave []pipeline.Leave) (*leaving, error
 	}
 	for _, x := range leave {
 		s, ok := all[x.ID]
-		key := valueKey(o.profile, x.ID)
-		b, err := j.values.Get(key)
-		if err != nil {
-			return nil, fmt.Errorf("read the value of an identifier, partition %d: %w", j.work.batch.Partition, err)
-		}
-		if b != nil {
-			kept, rej := pipeline.ParseSighting(b)
-			if rej != nil {
-				return nil, fmt.Errorf("read the value of an identifier, partition %d: %w", j.work.batch.Partition, rej)
-			}
-			s, ok = *kept, true
-			j.values.Delete(key)
+		if i := slices.IndexFunc(learned, func(s pipeline.Sighting) bool { return s.ID == x.ID }); i >= 0 {
+			s, ok = learned[i], true
+			j.values.Delete(valueKey(o.profile, x.ID))
 		}
 		if ok {
 			l.of[x.ID] = s
@@ -206,8 +271,8 @@ func (o *roster) owners(ev *pipeline.Event, ids *pipeline.Identities, idv uint64
 		if ev.OwnerOf(i) != nil {
 			continue
 		}
-		x := pipeline.Owner{Index: i, Profile: o.profile, IDV: idv}
-		if at, ok := o.gone(ids.ID(ev.Identifiers[i].Type, ev.Identifiers[i].Value)); ok && o.pointers[at].offset > idv {
+		x := pipeline.Owner{Index: i, ID: ids.ID(ev.Identifiers[i].Type, ev.Identifiers[i].Value), Profile: o.profile, IDV: idv}
+		if at, ok := o.gone(x.ID); ok && o.pointers[at].offset > idv {
 			x.Profile, x.IDV = o.pointers[at].to, o.pointers[at].offset
 		}
 		if x.Profile != ev.Canonical || x.IDV != ev.IDV {

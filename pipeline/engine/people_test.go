@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/google/uuid"
 	"github.com/tidwall/gjson"
 
 	"github.com/millstream-io/millstream/internal/oracle"
@@ -196,7 +197,8 @@ type fact struct {
 	order bool
 	value int
 
-	primary pipeline.ID // as resolved
+	primary pipeline.ID   // as resolved
+	shown   []pipeline.ID // likewise: its identifiers
 }
 
 // actor is one partition of one task: its engine, with a replica of its own if it needs one, its store and its job.
@@ -545,7 +547,14 @@ func (s *people) note(r *pipeline.Record) {
 		s.t.Fatal(rej)
 	}
 	f := s.facts[ev.MessageID]
-	f.primary = ev.Primary
+	f.primary, f.shown = ev.Primary, nil
+	for i, x := range ev.Identifiers {
+		id := s.plan.Identities.ID(x.Type, x.Value)
+		if o := ev.OwnerOf(i); o != nil {
+			id = o.ID
+		}
+		f.shown = append(f.shown, id)
+	}
 	s.facts[ev.MessageID] = f
 }
 
@@ -744,7 +753,7 @@ func (s *people) verifyIdentifiers(end *oracle.People) {
 		profile string
 		version uint64
 	}
-	rows := map[string]row{}
+	rows := map[pipeline.ID]row{}
 	for _, m := range s.changes {
 		if m.Type != pipeline.IdentityIdentifier {
 			continue
@@ -752,20 +761,27 @@ func (s *people) verifyIdentifiers(end *oracle.People) {
 		data := gjson.ParseBytes(m.Data)
 		id, err := s.plan.Identities.Parse(data.Get("type").Str + ":" + data.Get("value").Str)
 		s.check(err)
-		if id.ID.String() != data.Get("id").Str || m.ProfileID.String() != data.Get("profile_id").Str {
+		told := pipeline.ID(uuid.MustParse(data.Get("id").Str))
+		if end.Now(oracle.ID(told)) != end.Now(oracle.ID(id.ID)) || m.ProfileID.String() != data.Get("profile_id").Str {
 			s.t.Errorf("Identifiers: a row is not of its identifier or profile: %s", m.Data)
 		}
 		r := row{data.Get("profile_id").Str, data.Get("version").Uint()}
-		if old, ok := rows[id.ID.String()]; ok && old.version == r.version && old.profile != r.profile {
+		if old, ok := rows[told]; ok && old.version == r.version && old.profile != r.profile {
 			s.t.Errorf("Identifiers: %s is told of with version %d and two profiles", id.Type.Name, r.version)
 		}
-		if r.version >= rows[id.ID.String()].version {
-			rows[id.ID.String()] = r
+		if r.version >= rows[told].version {
+			rows[told] = r
 		}
 	}
 	for _, f := range s.facts {
-		for _, id := range f.ids {
-			if got, want := rows[id.String()].profile, pipeline.ID(end.Person(id)).String(); got != want {
+		if s.isErased(end, f.primary) {
+			continue
+		}
+		for _, id := range f.shown {
+			if s.isErased(end, id) {
+				continue
+			}
+			if got, want := rows[id].profile, pipeline.ID(end.Person(id)).String(); got != want {
 				s.t.Errorf("Identifiers: %v is told to belong to %q, and belongs to %s", id, got, want)
 			}
 		}

@@ -254,12 +254,12 @@ func (r *Replica) Resolve(ids []pipeline.Identifier) (pipeline.Resolution, error
 	defer r.leave()
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	ids, err := r.now(ids)
+	current, err := r.now(ids)
 	if err != nil {
 		return pipeline.Resolution{}, err
 	}
-	for i := range ids {
-		id := ids[i].ID
+	for i := range current {
+		id := current[i].ID
 		p, err := r.find(id)
 		switch {
 		case err != nil:
@@ -279,18 +279,26 @@ func (r *Replica) nobody(id pipeline.ID, ids []pipeline.Identifier) (pipeline.Re
 	return r.owners(pipeline.Resolution{Primary: x, Canonical: x}, ids)
 }
 
-// owners adds the profiles of the identifiers that are not the resolution's. Most events have none.
+// owners adds the profiles of the identifiers that are not the resolution's, and the ids of those that have another one since
+// somebody was erased. Most events have none.
 func (r *Replica) owners(to pipeline.Resolution, ids []pipeline.Identifier) (pipeline.Resolution, error) {
 	for i := range ids {
 		if ids[i].ID == to.Primary {
 			continue
 		}
-		p, err := r.find(ids[i].ID)
+		id := ids[i].ID
+		if r.erased {
+			var err error
+			if id, err = r.successor(id); err != nil {
+				return pipeline.Resolution{}, err
+			}
+		}
+		p, err := r.find(id)
 		if err != nil {
 			return pipeline.Resolution{}, err
 		}
-		if p.profile != to.Canonical {
-			to.Owners = append(to.Owners, pipeline.Owner{Index: i, Profile: p.profile, IDV: p.changed})
+		if p.profile != to.Canonical || id != ids[i].ID {
+			to.Owners = append(to.Owners, pipeline.Owner{Index: i, ID: id, Profile: p.profile, IDV: p.changed})
 		}
 	}
 	return to, nil
