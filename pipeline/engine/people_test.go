@@ -829,6 +829,7 @@ func (s *people) look(see func(ev *pipeline.Event), end ...*oracle.People) {
 		j := newProfileJob(a.e)
 		w := &work{tx: a.part.Begin(), batch: &pipeline.Batch{}, now: a.now}
 		j.work, j.rosters, j.values = w, w.tx.Stage(codeRegroup), w.tx.Stage(codeValues)
+		j.lately.begin()
 		j.chain.begin(w)
 		o, err := j.roster(id, false)
 		s.check(err)

@@ -36,6 +36,7 @@ type profileJob struct {
 	timers  timers
 
 	rosters, values pipeline.Tx // of the running transaction
+	lately          lately
 
 	key, value, data, meta []byte // scratch
 }
@@ -59,6 +60,7 @@ func (j *profileJob) process(ctx context.Context, w *work) error {
 	j.order, j.undone = j.order[:0], false
 	j.chain.begin(w)
 	j.rosters, j.values = w.tx.Stage(codeRegroup), w.tx.Stage(codeValues)
+	j.lately.begin()
 	j.timers.begin(w)
 	if err := j.fire(ctx); err != nil {
 		return err

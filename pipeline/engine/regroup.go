@@ -413,7 +413,7 @@ func (o *roster) point(id, to pipeline.ID, offset uint64) {
 // roster reads the roster of a profile. One that was never linked has none, and gets one if wanted: with its own id, whose
 // data may be there already.
 func (j *profileJob) roster(profile pipeline.ID, wanted bool) (*roster, error) {
-	value, err := j.rosters.Get(profile[:])
+	value, err := j.lately.get(j.rosters, profile)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("read the roster of a profile, partition %d: %w", j.work.batch.Partition, err)
@@ -432,6 +432,7 @@ func (j *profileJob) roster(profile pipeline.ID, wanted bool) (*roster, error) {
 func (j *profileJob) save(o *roster) {
 	j.value = o.encode(j.value[:0])
 	j.rosters.Set(o.profile[:], j.value)
+	j.lately.written(o.profile)
 }
 
 const rosterFormat = 1
