@@ -647,7 +647,7 @@ func (s *people) settle() {
 		total += n
 	}
 	for idle := 0; ; s.steps++ {
-		if s.steps > 200_000 {
+		if s.steps > 1_000_000 {
 			s.t.Fatal("Terminates: still moving")
 		}
 		k, i := s.IntN(total), 0
