@@ -12,10 +12,13 @@ import (
 // are told and hear nothing more, and whoever comes with the same identifiers is somebody new, also after a restart.
 func TestAnErasedPersonIsGone(t *testing.T) {
 	needEngine(t)
-	t.Parallel()
+	eachBroker(t, anErasedPersonIsGone)
+}
+
+func anErasedPersonIsGone(t *testing.T, brokers []string) {
 	yaml := strings.Replace(peoplePipeline, "when: merged()", "when: erased() or merged()", 1)
 	file, data, out, inbox := write(t, yaml), t.TempDir(), t.TempDir(), newInbox(t)
-	name, env := on(t, []string{"embedded"}, "URL=embedded", "OUT="+out, "CRM="+inbox.server.URL)
+	name, env := on(t, brokers, "URL=embedded", "OUT="+out, "CRM="+inbox.server.URL)
 	who := naming{pipeline.NewIdentities([]byte(name))}
 	s := &stitching{naming: who, t: t, file: file, data: data, out: out, env: env, inbox: inbox, p: start(t, file, data, env...)}
 	erase := func(args ...string) explained {
