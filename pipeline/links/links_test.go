@@ -119,8 +119,9 @@ func (w *world) compare(r *links.Replica, ids []pipeline.ID) {
 			primary, person := w.people.Resolve(plain, func(x oracle.ID) oracle.ID { return ambiguous(x) })
 			want := pipeline.Resolution{Primary: primary, Canonical: person, IDV: w.people.Changed(person)}
 			for i, x := range plain {
-				if owner := w.people.Person(x); x != primary && owner != person {
-					want.Owners = append(want.Owners, pipeline.Owner{Index: i, Profile: owner, IDV: w.people.Changed(owner)})
+				now := w.people.Now(x)
+				if owner := w.people.Person(now); x != primary && (owner != person || now != x) {
+					want.Owners = append(want.Owners, pipeline.Owner{Index: i, ID: now, Profile: owner, IDV: w.people.Changed(owner)})
 				}
 			}
 			if !reflect.DeepEqual(got, want) {

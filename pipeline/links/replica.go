@@ -271,7 +271,7 @@ func (r *Replica) Resolve(ids []pipeline.Identifier) (pipeline.Resolution, error
 		}
 		return r.owners(pipeline.Resolution{Primary: id, Canonical: p.profile, IDV: p.changed}, ids)
 	}
-	return r.nobody(ids[0].ID, ids)
+	return r.nobody(current[0].ID, ids)
 }
 
 func (r *Replica) nobody(id pipeline.ID, ids []pipeline.Identifier) (pipeline.Resolution, error) {
