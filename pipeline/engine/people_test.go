@@ -761,7 +761,7 @@ func (s *people) verifyIdentifiers(end *oracle.People) {
 		data := gjson.ParseBytes(m.Data)
 		id, err := s.plan.Identities.Parse(data.Get("type").Str + ":" + data.Get("value").Str)
 		s.check(err)
-		told := pipeline.ID(uuid.MustParse(data.Get("id").Str))
+		told := uuid.MustParse(data.Get("id").Str)
 		if end.Now(oracle.ID(told)) != end.Now(oracle.ID(id.ID)) || m.ProfileID.String() != data.Get("profile_id").Str {
 			s.t.Errorf("Identifiers: a row is not of its identifier or profile: %s", m.Data)
 		}
