@@ -18,10 +18,10 @@ const openVariable = "MILLSTREAM_TEST_OPEN"
 func TestMigrationsOnceWhoeverStarts(t *testing.T) {
 	d := newDB(t)
 	want := d.query(`SELECT name, engine, create_table_query FROM system.tables WHERE database = currentDatabase() ORDER BY name`)
-	if n := d.log.count("schema migrated"); n != 5 {
-		t.Errorf("%d migrations were logged, want 5", n)
+	if n := d.log.count("schema migrated"); n != 6 {
+		t.Errorf("%d migrations were logged, want 6", n)
 	}
-	d.want(`SELECT number, name FROM schema_migrations FINAL ORDER BY number`, "\n\t\t1\ttables\n\t\t2\tviews\n\t\t3\ttopic_ids\n\t\t4\tidentity\n\t\t5\tscores")
+	d.want(`SELECT number, name FROM schema_migrations FINAL ORDER BY number`, "\n\t\t1\ttables\n\t\t2\tviews\n\t\t3\ttopic_ids\n\t\t4\tidentity\n\t\t5\tscores\n\t\t6\terasures")
 	s, err := d.open(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -29,8 +29,8 @@ func TestMigrationsOnceWhoeverStarts(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	if n := d.log.count("schema migrated"); n != 5 {
-		t.Errorf("%d migrations were logged after a second start, want 5", n)
+	if n := d.log.count("schema migrated"); n != 6 {
+		t.Errorf("%d migrations were logged after a second start, want 6", n)
 	}
 
 	// Four processes at once on a new database.
@@ -55,7 +55,7 @@ func TestMigrationsOnceWhoeverStarts(t *testing.T) {
 	if got = strings.ReplaceAll(got, racing+".", d.name+"."); err != nil || got != want {
 		t.Errorf("the schema of racing processes differs: %v\n%s\nwant:\n%s", err, got, want)
 	}
-	if got, err := ask(d.url, racing, `SELECT count() FROM schema_migrations FINAL`); got != "5" || err != nil {
+	if got, err := ask(d.url, racing, `SELECT count() FROM schema_migrations FINAL`); got != "6" || err != nil {
 		t.Errorf("%s migrations recorded, %v", got, err)
 	}
 }
@@ -84,7 +84,7 @@ func TestForeignSchemasAreRefused(t *testing.T) {
 		}
 	}
 	d.query(`INSERT INTO schema_migrations SELECT 9, 'identity', 1, '2099-01-01 00:00:00'`)
-	refused("has schema 0009_identity, this build knows schemas up to 0005: upgrade millstream")
+	refused("has schema 0009_identity, this build knows schemas up to 0006: upgrade millstream")
 	d.query(`ALTER TABLE schema_migrations DELETE WHERE number = 9 SETTINGS mutations_sync = 2`)
 	d.query(`INSERT INTO schema_migrations SELECT 2, 'views', 1, '2099-01-01 00:00:00'`)
 	refused("migration 0002_views of database " + d.name + " was applied in another version than this build has (checksum 0000000000000001)")
@@ -92,7 +92,7 @@ func TestForeignSchemasAreRefused(t *testing.T) {
 
 func TestMigrationFiles(t *testing.T) {
 	steps, err := readMigrations(migrationFiles)
-	if err != nil || len(steps) != 5 || len(steps[0].statements) != 7 || len(steps[1].statements) != 8 || len(steps[2].statements) != 9 || len(steps[3].statements) != 2 || len(steps[4].statements) != 2 {
+	if err != nil || len(steps) != 6 || len(steps[0].statements) != 7 || len(steps[1].statements) != 8 || len(steps[2].statements) != 9 || len(steps[3].statements) != 2 || len(steps[4].statements) != 2 || len(steps[5].statements) != 1 {
 		t.Fatalf("got %v %v", steps, err)
 	}
 	again := regexp.MustCompile(`^(CREATE TABLE IF NOT EXISTS |CREATE OR REPLACE VIEW |ALTER TABLE \w+\s+ADD COLUMN IF NOT EXISTS )`)
