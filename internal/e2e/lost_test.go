@@ -64,6 +64,7 @@ func lose(t *testing.T, env []string, deleteTopics func(data string)) {
 		"SELECT count(), uniqExact(message_id) FROM events":                          "40\t40",
 		"SELECT count(), sum(aggregates['orders']) FROM people":                      "20\t40",
 		"SELECT sum(next_offset) >= 40 FROM progress FINAL WHERE topic = 'resolved'": "1",
+		"SELECT count() > 0 FROM progress FINAL WHERE topic = 'changes'":             "1",
 		"SELECT count() FROM segment_members":                                        "20",
 	})
 	p.stop()
