@@ -64,16 +64,22 @@ func sharedEngine(t testing.TB) *chdb.Process {
 			shared.process, shared.err = startEngine(context.Background(), shared.dir)
 		}
 	})
-	if shared.err != nil {
+	if errors.Is(shared.err, errNotFetched) {
 		t.Skipf("needs the ClickHouse engine: %v", shared.err)
+	}
+	if shared.err != nil {
+		t.Fatalf("start the ClickHouse engine: %v", shared.err)
 	}
 	return shared.process
 }
 
+// errNotFetched says that the engine is not on this machine and cannot be fetched; one that does not start is a failure.
+var errNotFetched = errors.New("not fetched")
+
 func startEngine(ctx context.Context, dir string) (*chdb.Process, error) {
 	library, err := chdb.Fetch(ctx, chdb.FetchOptions{})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errNotFetched, err)
 	}
 	self, err := os.Executable()
 	if err != nil {
